@@ -1,0 +1,165 @@
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/localfront/frontend/resolve"
+)
+
+// emptyStore is the id of a content store that no client has. An image taken
+// from it can come from the builder's own content only.
+const emptyStore = "localfront-holds-nothing"
+
+// builderQueries answers package resolve's questions with gateway calls.
+type builderQueries struct {
+	client client.Client
+	bopts  client.BuildOpts
+	stores bool // the builder can take images from a content store
+	defect error
+
+	mu     sync.Mutex
+	vertex digest.Digest // what warnings are attached to
+	warned map[string]bool
+}
+
+var _ resolve.Builder = &builderQueries{}
+
+// Governed asks for the name without its config: BuildKit evaluates the source
+// policy and, since there is nothing to resolve, no registry is asked. Where
+// the builder cannot do that, the policy still sees every image when the
+// definition is solved (graph.Localize).
+func (b *builderQueries) Governed(ctx context.Context, q resolve.Query) (bool, error) {
+	if b.bopts.Caps.Supports(gwpb.CapSourceMetaResolverImageAttestations) != nil {
+		return false, nil
+	}
+	id := "docker-image://" + q.Name.String()
+	res, err := b.client.ResolveSourceMetadata(ctx, &pb.SourceOp{Identifier: id}, sourceresolver.Opt{
+		LogName:  fmt.Sprintf("%s resolve %s", q.Step, reference.FamiliarString(q.Name)),
+		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &q.Platform, ResolveMode: string(q.Mode), NoConfig: true},
+	})
+	if err != nil {
+		return false, err
+	}
+	return res.Op.GetIdentifier() != id || len(res.Op.GetAttrs()) > 0, nil
+}
+
+// Metadata probes the builder's content store, see emptyStore.
+func (b *builderQueries) Metadata(ctx context.Context, ref reference.Canonical, q resolve.Query, line string) ([]byte, error) {
+	if !b.stores {
+		return nil, b.bopts.LLBCaps.Supports(pb.CapSourceOCILayout)
+	}
+	_, _, config, err := b.client.ResolveImageConfig(ctx, ref.String(), sourceresolver.Opt{
+		LogName: line,
+		OCILayoutOpt: &sourceresolver.ResolveOCILayoutOpt{
+			Platform: &q.Platform,
+			Store:    sourceresolver.ResolveImageConfigOptStore{SessionID: b.bopts.SessionID, StoreID: emptyStore},
+		},
+	})
+	return config, err
+}
+
+// Holds mounts the image from the builder's content. The limit on the number
+// of layers, though it is all of them, gives the vertex a cache key of its own
+// (source/containerimage/pull.go, mainManifestKey): a build that takes the same
+// image from the registry at this moment must not be merged with a vertex that
+// may fail.
+func (b *builderQueries) Holds(ctx context.Context, ref reference.Canonical, p ocispecs.Platform, layers int) bool {
+	if !b.stores {
+		return false
+	}
+	def, err := llb.OCILayout(ref.String(),
+		llb.OCIStore(b.bopts.SessionID, emptyStore),
+		llb.OCILayerLimit(layers),
+		llb.Platform(p),
+		llb.ProgressGroup(identity.NewID(), "[internal] localfront", true), // hidden
+		llb.WithCustomName("[internal] layers of "+reference.FamiliarString(ref)),
+	).Marshal(ctx, llb.WithCaps(b.bopts.LLBCaps))
+	if err != nil {
+		return false
+	}
+	res, err := b.client.Solve(ctx, client.SolveRequest{Definition: def.ToPB()})
+	if err != nil {
+		return false
+	}
+	r, err := res.SingleRef()
+	if err != nil || r == nil {
+		return false
+	}
+	_, err = r.StatFile(ctx, client.StatRequest{Path: "."})
+	return err == nil
+}
+
+// Ask resolves a name as the official frontend does.
+func (b *builderQueries) Ask(ctx context.Context, name reference.Named, q resolve.Query, line string) (resolve.Answer, error) {
+	ref, dgst, config, err := b.client.ResolveImageConfig(ctx, name.String(), sourceresolver.Opt{
+		LogName:  line,
+		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &q.Platform, ResolveMode: string(q.Mode)},
+	})
+	return resolve.Answer{Ref: ref, Digest: dgst, Config: config}, err
+}
+
+// Warn shows a warning beside the vertex that loaded the Dockerfile.
+func (b *builderQueries) Warn(ctx context.Context, msg string) {
+	b.mu.Lock()
+	vertex := b.vertex
+	b.mu.Unlock()
+	if vertex == "" || b.bopts.Caps.Supports(gwpb.CapGatewayWarnings) != nil {
+		return
+	}
+	// A warning that cannot be shown is no reason to fail a build.
+	_ = b.client.Warn(ctx, vertex, msg, client.WarnOpts{Level: 1})
+}
+
+// warnOnce warns of one kind of trouble once in a build.
+func (b *builderQueries) warnOnce(ctx context.Context, kind, msg string) {
+	b.mu.Lock()
+	again := b.warned[kind]
+	if b.warned == nil {
+		b.warned = map[string]bool{}
+	}
+	b.warned[kind] = true
+	b.mu.Unlock()
+	if !again {
+		b.Warn(ctx, msg)
+	}
+}
+
+// sawVertex takes note of the first vertex of the build, the one that loads
+// the Dockerfile.
+func (b *builderQueries) sawVertex(def *pb.Definition) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(def.GetDef()); b.vertex == "" && n > 1 {
+		b.vertex = digest.FromBytes(def.Def[n-2])
+	}
+}
+
+// evaluate runs all that res refers to, and fails as it fails. Engines that
+// cannot be told to evaluate are made to by reading the result.
+func evaluate(ctx context.Context, bopts client.BuildOpts, res *client.Result) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	_ = res.EachRef(func(ref client.Reference) error {
+		eg.Go(func() error {
+			if bopts.Caps.Supports(gwpb.CapGatewayEvaluate) == nil {
+				return ref.Evaluate(ctx)
+			}
+			_, err := ref.StatFile(ctx, client.StatRequest{Path: "."})
+			return err
+		})
+		return nil
+	})
+	return eg.Wait()
+}

@@ -1,0 +1,347 @@
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/org/localfront/frontend/graph"
+	"github.com/org/localfront/frontend/ledger"
+	"github.com/org/localfront/frontend/resolve"
+)
+
+// decorated is the gateway client that BuildKit's Dockerfile frontend runs on.
+// It embeds the real one and overrides what names and definitions pass through.
+type decorated struct {
+	client.Client
+	opts     options
+	bopts    client.BuildOpts
+	own      map[string]string // the LOCALFRONT_ build args
+	source   string
+	names    *resolve.Resolver
+	builder  *builderQueries
+	memory   *memory
+	localize bool
+
+	mu     sync.Mutex
+	images map[string]graph.Image // what the build's definitions take, by reference and platform
+}
+
+var _ client.Client = &decorated{}
+
+// decorate returns a client for one build.
+func decorate(c client.Client, opts options) *decorated {
+	bopts := c.BuildOpts()
+	d := &decorated{Client: c, opts: opts, source: bopts.Opts[keySource], own: map[string]string{}, images: map[string]graph.Image{}}
+	given := bopts.Opts
+	// dockerui changes the map, so everybody gets this one copy of it.
+	bopts.Opts = maps.Clone(given)
+	maps.DeleteFunc(bopts.Opts, func(k, v string) bool {
+		own := strings.HasPrefix(k, ownPrefix)
+		if own {
+			d.own[k] = v
+		}
+		return own
+	})
+	if bopts.Opts == nil {
+		bopts.Opts = map[string]string{}
+	}
+	d.bopts = bopts
+	_, provenance := given[keyProvenance]
+	_, subrequest := given[keyRequestID]
+	stores := bopts.LLBCaps.Supports(pb.CapSourceOCILayout) == nil
+	// Provenance calls an image from a store by another name than one from a
+	// registry, so where it is requested the image stays with the registry
+	// unless that must not be reached.
+	d.localize = stores && (!provenance || opts.offline)
+	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores}
+	d.memory = newMemory(c, d.builder)
+	d.names = resolve.New(d.builder, d.memory, resolve.Options{
+		Offline: opts.offline,
+		MaxAge:  opts.maxAge,
+		Layers:  d.localize && !subrequest,
+	}, time.Now)
+	return d
+}
+
+// BuildOpts returns the options without localfront's own build args. It is the
+// same map each time.
+func (c *decorated) BuildOpts() client.BuildOpts { return c.bopts }
+
+// ResolveImageConfig answers an image name in the order of package resolve. A
+// name in the store of the user's own session is the store's to answer.
+func (c *decorated) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	q, ok := c.query(ref, opt)
+	if !ok {
+		return c.Client.ResolveImageConfig(ctx, ref, opt)
+	}
+	a, err := c.names.Resolve(ctx, q)
+	if err != nil {
+		return "", "", nil, err
+	}
+	return a.Ref, a.Digest, a.Config, nil
+}
+
+// query returns what is asked for, with ok false where it is not localfront's
+// to answer.
+func (c *decorated) query(ref string, opt sourceresolver.Opt) (resolve.Query, bool) {
+	if opt.OCILayoutOpt != nil || len(opt.SourcePolicies) > 0 {
+		return resolve.Query{}, false
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return resolve.Query{}, false
+	}
+	q := resolve.Query{Name: reference.TagNameOnly(named), Step: "[internal]", Platform: c.defaultPlatform()}
+	if step, _, ok := strings.Cut(opt.LogName, " load metadata for "); ok {
+		q.Step = step
+	}
+	if img := opt.ImageOpt; img != nil {
+		q.Mode = resolve.Mode(img.ResolveMode)
+		if img.Platform != nil {
+			q.Platform = platforms.Normalize(*img.Platform)
+		}
+	}
+	return q, true
+}
+
+// defaultPlatform is the platform that an image is taken for where none is
+// named: the worker's own.
+func (c *decorated) defaultPlatform() ocispecs.Platform {
+	if w := c.bopts.Workers; len(w) > 0 && len(w[0].Platforms) > 0 {
+		return platforms.Normalize(w[0].Platforms[0])
+	}
+	return platforms.Normalize(platforms.DefaultSpec())
+}
+
+// ResolveSourceMetadata answers for images as ResolveImageConfig does, and
+// leaves all other sources to the builder.
+func (c *decorated) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	const scheme = "docker-image://"
+	ref, ok := strings.CutPrefix(op.GetIdentifier(), scheme)
+	plain := opt.ImageOpt == nil || !opt.ImageOpt.AttestationChain && len(opt.ImageOpt.ResolveAttestations) == 0
+	if !ok || !plain {
+		return c.Client.ResolveSourceMetadata(ctx, op, opt)
+	}
+	q, ok := c.query(ref, opt)
+	if !ok {
+		return c.Client.ResolveSourceMetadata(ctx, op, opt)
+	}
+	a, err := c.names.Resolve(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	op = op.CloneVT()
+	op.Identifier = scheme + a.Ref
+	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: a.Digest, Config: a.Config}}, nil
+}
+
+// Solve solves a definition with every image that is on the builder taken from
+// there.
+func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	if req.Frontend != "" {
+		return c.forward(ctx, req)
+	}
+	if c.opts.offline {
+		req.CacheImports = c.withoutRegistries(ctx, req.CacheImports)
+	}
+	if req.Definition != nil {
+		def, err := c.rewrite(ctx, req.Definition)
+		if err != nil {
+			return nil, err
+		}
+		req.Definition = def
+	}
+	return c.Client.Solve(ctx, req)
+}
+
+// rewrite takes note of the images of def and returns it with those that are
+// on the builder taken from there.
+func (c *decorated) rewrite(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
+	c.builder.sawVertex(def)
+	images, err := graph.Images(def)
+	if err != nil || len(images) == 0 {
+		return def, err
+	}
+	c.used(images)
+	if !c.localize {
+		if c.opts.offline {
+			return nil, fmt.Errorf("offline: this builder cannot be kept from asking the registry for %s: it does not support %s", images[0].Ref, pb.CapSourceOCILayout)
+		}
+		return def, nil
+	}
+	store := graph.Store{SessionID: c.bopts.SessionID, ID: emptyStore}
+	return graph.Localize(def, store, func(img graph.Image) (reference.Canonical, error) {
+		return c.local(ctx, img)
+	})
+}
+
+// local returns the reference by which img can be taken from the builder, nil
+// where it cannot. Offline it always can, or it is an error.
+func (c *decorated) local(ctx context.Context, img graph.Image) (reference.Canonical, error) {
+	ref, ok := img.Ref.(reference.Canonical)
+	if ok && c.names.Held(ref, img.Platform) {
+		return ref, nil
+	}
+	if !c.opts.offline {
+		return nil, nil
+	}
+	a, err := c.names.Resolve(ctx, resolve.Query{Name: img.Ref, Platform: img.Platform, Step: "[internal]"})
+	if err != nil {
+		return nil, err
+	}
+	named, err := reference.ParseNormalizedNamed(a.Ref)
+	if err != nil {
+		return nil, err
+	}
+	ref, ok = named.(reference.Canonical)
+	if !ok {
+		return nil, fmt.Errorf("offline: %s has no digest on this builder", img.Ref)
+	}
+	if !c.names.Held(ref, img.Platform) {
+		return nil, &resolve.OfflineError{Name: reference.FamiliarString(img.Ref), Platform: platforms.FormatAll(img.Platform)}
+	}
+	return ref, nil
+}
+
+// withoutRegistries drops the cache imports that would ask a registry.
+func (c *decorated) withoutRegistries(ctx context.Context, imports []client.CacheOptionsEntry) []client.CacheOptionsEntry {
+	return slices.DeleteFunc(slices.Clone(imports), func(im client.CacheOptionsEntry) bool {
+		remote := im.Type != "local"
+		if remote {
+			c.builder.warnOnce(ctx, "cache "+im.Type, fmt.Sprintf("offline: cache import of type %s from %q is left out", im.Type, im.Attrs["ref"]))
+		}
+		return remote
+	})
+}
+
+// Inputs returns the inputs of the build with images taken from their
+// registries again: a store of the build that they come from may be gone.
+func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
+	inputs, err := c.Client.Inputs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, st := range inputs {
+		def, err := st.Marshal(ctx)
+		if err != nil {
+			return nil, err
+		}
+		was := def.ToPB()
+		now, err := graph.Globalize(was, emptyStore)
+		if err != nil {
+			return nil, fmt.Errorf("input %s: %w", name, err)
+		}
+		if now == was {
+			continue
+		}
+		op, err := llb.NewDefinitionOp(now)
+		if err != nil {
+			return nil, fmt.Errorf("input %s: %w", name, err)
+		}
+		inputs[name] = llb.NewState(op)
+	}
+	return inputs, nil
+}
+
+// used takes note of the images that the build takes.
+func (c *decorated) used(images []graph.Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, img := range images {
+		key := img.Ref.String() + " " + platforms.FormatAll(img.Platform)
+		img.Mounted = img.Mounted || c.images[key].Mounted
+		c.images[key] = img
+	}
+}
+
+// remember writes what the build has learned to the ledger, once it is known
+// to succeed. A build that fails is left for the daemon to report, as with the
+// official frontend.
+func (c *decorated) remember(ctx context.Context, res *client.Result) {
+	if len(c.names.Learned()) == 0 {
+		return
+	}
+	if err := evaluate(ctx, c.bopts, res); err != nil {
+		return
+	}
+	if c.localize && len(c.cacheImports()) == 0 {
+		c.lookForLayers(ctx)
+	}
+	c.memory.write(ctx, c.names.Learned())
+}
+
+func (c *decorated) cacheImports() string {
+	return c.bopts.Opts["cache-imports"] + c.bopts.Opts["cache-from"]
+}
+
+// lookForLayers looks for the layers of the images that steps ran on, so that
+// the next build knows. Images that no step needed the files of may never have
+// been pulled, and looking for those would fail visibly.
+func (c *decorated) lookForLayers(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, img := range c.images {
+		if ref, ok := img.Ref.(reference.Canonical); ok && img.Mounted {
+			wg.Go(func() { c.names.LookForLayers(ctx, ref, img.Platform) })
+		}
+	}
+}
+
+// memory is the ledger as package resolve sees it: reading never fails.
+type memory struct {
+	ledger *ledger.Ledger
+	warner *builderQueries
+}
+
+func newMemory(c client.Client, w *builderQueries) *memory {
+	l, err := ledger.New(c)
+	if err != nil {
+		w.defect = err
+	}
+	return &memory{ledger: l, warner: w}
+}
+
+// Read returns what is remembered under key.
+func (m *memory) Read(ctx context.Context, key string) (ledger.Entry, bool) {
+	if m.ledger == nil {
+		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.warner.defect))
+		return ledger.Entry{}, false
+	}
+	e, ok, err := m.ledger.Read(ctx, key)
+	if err != nil && ctx.Err() == nil {
+		m.warner.warnOnce(ctx, "read", fmt.Sprintf("what is remembered of %s cannot be read, so it counts as unknown: %v", key, err))
+	}
+	return e, ok
+}
+
+// write records entries, all at once. What fails is a warning.
+func (m *memory) write(ctx context.Context, entries map[string]ledger.Entry) {
+	if m.ledger == nil {
+		return
+	}
+	var wg sync.WaitGroup
+	for key, e := range entries {
+		wg.Go(func() {
+			if err := m.ledger.Write(ctx, key, e); err != nil && ctx.Err() == nil {
+				m.warner.warnOnce(ctx, "write", fmt.Sprintf("%s is not remembered: %v", key, err))
+			}
+		})
+	}
+	wg.Wait()
+}

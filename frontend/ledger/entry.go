@@ -1,0 +1,140 @@
+package ledger
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+// entryVersion is the version of the values that this package writes. A value
+// of another version counts as absent.
+const entryVersion = 1
+
+const (
+	// plainLimit is the size in bytes up to which a value is stored as it is,
+	// readable in `docker buildx du --verbose` and in a debugger.
+	plainLimit = 16 << 10
+	// valueLimit is the size in bytes that fits the environment of the agent:
+	// Linux takes 128 KiB for one string, and the agent joins four.
+	valueLimit = len(proxyFields) * fieldLimit
+	fieldLimit = 90 << 10
+	// decodedLimit bounds what a compressed value may expand to, in bytes.
+	decodedLimit = 64 << 20
+
+	compressedPrefix = "zstd:"
+)
+
+// ErrTooLarge is returned by Write for an entry that does not fit the ledger.
+var ErrTooLarge = errors.New("entry is too large for the ledger")
+
+// Entry is all that a builder knows of one name.
+type Entry struct {
+	// Version is the version of the format.
+	Version int `json:"version"`
+	// Image is what the name was last resolved to, nil if it never was.
+	Image *Image `json:"image,omitempty"`
+}
+
+// Image is the memory of one resolution.
+type Image struct {
+	// Digest is that of the index, or of the manifest where there is no index.
+	Digest digest.Digest `json:"digest"`
+	// Resolved is when a registry, or the engine's image store, said so.
+	Resolved time.Time `json:"resolved"`
+	// Platforms holds what is known for each platform, keyed by
+	// platforms.FormatAll of the normalised platform.
+	Platforms map[string]Platform `json:"platforms,omitempty"`
+}
+
+// Platform is what is known of an image for one platform.
+type Platform struct {
+	// Layers is the number of layers.
+	Layers int `json:"layers"`
+	// Content tells whether the layers were on the builder when last checked.
+	Content Content `json:"content,omitempty"`
+}
+
+// Content tells where the layers of an image are.
+type Content string
+
+const (
+	// Unknown means that nobody has looked yet.
+	Unknown Content = ""
+	// Here means that the layers were found on the builder.
+	Here Content = "here"
+	// Elsewhere means that they were looked for and not found.
+	Elsewhere Content = "elsewhere"
+)
+
+// Clone returns a deep copy.
+func (e Entry) Clone() Entry {
+	if e.Image != nil {
+		img := *e.Image
+		img.Platforms = make(map[string]Platform, len(e.Image.Platforms))
+		for k, v := range e.Image.Platforms {
+			img.Platforms[k] = v
+		}
+		e.Image = &img
+	}
+	return e
+}
+
+// encode returns the value that stands for e. It is deterministic.
+func encode(e Entry) (string, error) {
+	e.Version = entryVersion
+	dt, err := json.Marshal(e)
+	if err != nil {
+		return "", err
+	}
+	if len(dt) <= plainLimit {
+		return string(dt), nil
+	}
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return "", err
+	}
+	v := compressedPrefix + base64.StdEncoding.EncodeToString(w.EncodeAll(dt, nil))
+	if len(v) > valueLimit {
+		return "", fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, len(v), valueLimit)
+	}
+	return v, nil
+}
+
+// decode is the inverse of encode. Every value that is not an entry of this
+// version is an error.
+func decode(v string) (Entry, error) {
+	dt := []byte(v)
+	if packed, ok := strings.CutPrefix(v, compressedPrefix); ok {
+		raw, err := base64.StdEncoding.DecodeString(packed)
+		if err != nil {
+			return Entry{}, fmt.Errorf("ledger value: %w", err)
+		}
+		r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(decodedLimit))
+		if err != nil {
+			return Entry{}, err
+		}
+		defer r.Close()
+		if dt, err = r.DecodeAll(raw, nil); err != nil {
+			return Entry{}, fmt.Errorf("ledger value: %w", err)
+		}
+	}
+	var e Entry
+	if err := json.Unmarshal(dt, &e); err != nil {
+		return Entry{}, fmt.Errorf("ledger value: %w", err)
+	}
+	if e.Version != entryVersion {
+		return Entry{}, fmt.Errorf("ledger value: version %d, want %d", e.Version, entryVersion)
+	}
+	if e.Image != nil {
+		if err := e.Image.Digest.Validate(); err != nil {
+			return Entry{}, fmt.Errorf("ledger value: digest %q: %w", e.Image.Digest, err)
+		}
+	}
+	return e, nil
+}

@@ -1,0 +1,207 @@
+// Package ledger is what a builder remembers: a key-value store made of the
+// solver's own cache, since a frontend has no disk, no session data and no
+// access to the daemon's database.
+//
+// An entry is an ExecOp whose arguments are a tiny agent and the key. The
+// value travels in Meta.ProxyEnv, which BuildKit leaves out of an ExecOp's
+// cache key (solver/llbsolver/ops/exec.go, CacheMap). So a write is a solve
+// with the value in ProxyEnv and the cache ignored, and a read is a solve of
+// the same vertex without either: a cache hit returns what was written last
+// and starts no container.
+//
+// The ledger is a cache. It lives as long as the layers beside it, pruning the
+// builder empties it, and nothing breaks then. What a name means is decided
+// elsewhere (package resolve).
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/org/localfront/frontend/ledger/agent"
+)
+
+// keyPrefix starts every key and carries the version of the format.
+const keyPrefix = "localfront/v1 "
+
+// timeout bounds one read or write. A read that hits the cache takes
+// milliseconds; one that must start the agent may wait for a free slot on a
+// busy builder, and no build shall hang on what is only a cache.
+const timeout = 10 * time.Second
+
+// maxValueFile bounds what is read back, in bytes.
+const maxValueFile = 1 << 20
+
+// proxyFields names the fields of pb.ProxyEnv that the agent joins, in its
+// order. NO_PROXY is left for the nonce.
+var proxyFields = [...]string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY"}
+
+// ErrUnsupported is returned by New for a builder that lacks what a ledger is
+// made of.
+var ErrUnsupported = errors.New("this builder cannot remember names")
+
+// Solver is the part of the gateway client that the ledger needs.
+type Solver interface {
+	Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error)
+	BuildOpts() client.BuildOpts
+}
+
+// Ledger reads and writes entries on the builder behind a gateway client. It
+// is safe for concurrent use.
+type Ledger struct {
+	solver   Solver
+	root     llb.State
+	platform ocispecs.Platform
+	caps     apicaps.CapSet
+}
+
+// New returns the ledger of the builder behind s, or an error that wraps
+// ErrUnsupported.
+func New(s Solver) (*Ledger, error) {
+	bopts := s.BuildOpts()
+	if len(bopts.Workers) == 0 || len(bopts.Workers[0].Platforms) == 0 {
+		return nil, fmt.Errorf("%w: it names no worker", ErrUnsupported)
+	}
+	for _, c := range []apicaps.CapID{pb.CapFileBase, pb.CapExecMetaProxy, pb.CapExecMetaNetwork, pb.CapMetaIgnoreCache} {
+		if err := bopts.LLBCaps.Supports(c); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+	}
+	p := bopts.Workers[0].Platforms[0]
+	bin, err := agent.For(p)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return &Ledger{
+		solver:   s,
+		root:     llb.Scratch().File(llb.Mkfile("/agent", 0o555, bin), hidden("agent")...),
+		platform: p,
+		caps:     bopts.LLBCaps,
+	}, nil
+}
+
+// Read returns the newest entry for name, with ok false where there is none.
+// A value that cannot be understood is an error; the caller treats it as
+// absent.
+func (l *Ledger) Read(ctx context.Context, name string) (_ Entry, ok bool, _ error) {
+	v, err := l.solve(ctx, name, "")
+	if err != nil || v == "" {
+		return Entry{}, false, err
+	}
+	e, err := decode(v)
+	return e, err == nil, err
+}
+
+// Write records e as what is known of name. Of two writes at the same moment
+// one is kept; Write reports ErrSuperseded to the other. ErrTooLarge means
+// that nothing was written.
+func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
+	v, err := encode(e)
+	if err != nil {
+		return err
+	}
+	kept, err := l.solve(ctx, name, v)
+	if err != nil {
+		return err
+	}
+	if kept != v {
+		return ErrSuperseded
+	}
+	return nil
+}
+
+// ErrSuperseded is returned by Write when another build wrote the same key at
+// the same moment and its value was kept.
+var ErrSuperseded = errors.New("another build recorded this name at the same moment")
+
+// solve runs the vertex of one key and returns its value. With a value it
+// writes, without one it reads.
+func (l *Ledger) solve(ctx context.Context, name, value string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the builder took longer than %s", timeout))
+	defer cancel()
+	def, err := l.definition(ctx, name, value)
+	if err != nil {
+		return "", err
+	}
+	res, err := l.solver.Solve(ctx, client.SolveRequest{Definition: def})
+	if err != nil {
+		return "", cause(ctx, err)
+	}
+	ref, err := res.SingleRef()
+	if err != nil {
+		return "", err
+	}
+	dt, err := ref.ReadFile(ctx, client.ReadRequest{Filename: "value", Range: &client.FileRange{Length: maxValueFile}})
+	if err != nil {
+		return "", cause(ctx, err)
+	}
+	return string(dt), nil
+}
+
+// cause returns why ctx ended, if that is what err is about.
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c
+	}
+	return err
+}
+
+// definition returns the definition of one key's vertex.
+func (l *Ledger) definition(ctx context.Context, name, value string) (*pb.Definition, error) {
+	opts := []llb.RunOption{
+		llb.Args([]string{"/agent", keyPrefix + name}),
+		llb.ReadonlyRootFS(),
+		llb.Network(pb.NetMode_NONE),
+		llb.Dir("/"),
+		llb.WithProxy(proxyEnv(value)),
+	}
+	for _, o := range hidden("ledger " + name) {
+		opts = append(opts, o)
+	}
+	if value != "" {
+		opts = append(opts, llb.IgnoreCache)
+	}
+	out := l.root.Run(opts...).AddMount("/out", llb.Scratch())
+	def, err := out.Marshal(ctx, llb.Platform(l.platform), llb.WithCaps(l.caps))
+	if err != nil {
+		return nil, err
+	}
+	return def.ToPB(), nil
+}
+
+// proxyEnv spreads value over the fields that the agent joins. The nonce makes
+// the vertex new while it leaves the cache key alone: without it a build would
+// share the vertex of any other build still running that read the same key
+// earlier, and get that build's old value.
+func proxyEnv(value string) llb.ProxyEnv {
+	var parts [len(proxyFields)]string
+	for i := range parts {
+		n := min(len(value), fieldLimit)
+		parts[i], value = value[:n], value[n:]
+	}
+	return llb.ProxyEnv{
+		HTTPProxy:  parts[0],
+		HTTPSProxy: parts[1],
+		FTPProxy:   parts[2],
+		AllProxy:   parts[3],
+		NoProxy:    identity.NewID(),
+	}
+}
+
+// hidden keeps a vertex out of the user's progress: a weak group without a
+// strong member is not drawn (util/progress/progressui).
+func hidden(name string) []llb.ConstraintsOpt {
+	return []llb.ConstraintsOpt{
+		llb.ProgressGroup(identity.NewID(), "[internal] localfront", true),
+		llb.WithCustomName("[internal] " + name),
+	}
+}

@@ -1,0 +1,182 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/distribution/reference"
+
+	"github.com/org/localfront/frontend/ledger"
+)
+
+// pinned answers a name that carries its digest.
+func (r *Resolver) pinned(ctx context.Context, q Query, n *name, ref reference.Canonical) (Answer, error) {
+	const who = "pinned by digest"
+	p, known := n.platform(ref.Digest(), q.Platform)
+	if known || r.opts.Offline {
+		a, err := r.fromContent(ctx, q, n, ref, p, r.line(q, who))
+		if err == nil {
+			return a, nil
+		}
+		if r.opts.Offline {
+			return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: ref.Digest(), Platform: platformKey(q.Platform), Cause: err}
+		}
+	}
+	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, who+", from registry"))
+	if err != nil {
+		return Answer{}, err
+	}
+	n.learn(a, q.Platform, r.now())
+	return a, nil
+}
+
+// remembered answers a name with the digest that an earlier build resolved it
+// to.
+func (r *Resolver) remembered(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
+	ref, err := withDigest(q.Name, img.Digest)
+	if err != nil {
+		return Answer{}, err
+	}
+	who := "from memory, " + r.old(img)
+	p, known := n.platform(img.Digest, q.Platform)
+	var missing error = errNotHere
+	if known || r.opts.Offline {
+		var a Answer
+		if a, missing = r.fromContent(ctx, q, n, ref, p, r.line(q, who)); missing == nil {
+			r.warnOld(ctx, q, n, img)
+			return a, nil
+		}
+	}
+	switch {
+	case r.opts.Offline:
+		return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: img.Digest, Age: r.old(img), Platform: platformKey(q.Platform), Cause: missing}
+	case q.Mode == Local && known:
+		// The engine's image store may hold the image without a record of the
+		// registry it came from: only the engine can tell.
+		return r.ask(ctx, q, n)
+	}
+	a, err := r.byDigest(ctx, q, n, img, ref)
+	if err == nil {
+		r.warnOld(ctx, q, n, img)
+	}
+	return a, err
+}
+
+// byDigest fetches the image that is remembered but not on the builder.
+func (r *Resolver) byDigest(ctx context.Context, q Query, n *name, img *ledger.Image, ref reference.Canonical) (Answer, error) {
+	a, err := r.builder.Ask(ctx, ref, q, r.line(q, "from registry, by the digest remembered "+r.ago(img)))
+	if err == nil {
+		if a.Ref != ref.String() {
+			return a, nil // converted by a policy
+		}
+		n.learn(a, q.Platform, img.Resolved)
+		return a, nil
+	}
+	gone := &GoneError{Name: familiar(q.Name), Digest: img.Digest, Age: r.ago(img), Cause: err}
+	if !isNotFound(err) {
+		return Answer{}, gone
+	}
+	gone.Deleted = true
+	// Either the registry no longer has the digest, or what it has there has
+	// no entry for this platform. In the second case the name may have moved
+	// on to an index that has one.
+	if !r.reachable(ctx, q, n, ref) {
+		return Answer{}, gone
+	}
+	return r.ask(ctx, q, n)
+}
+
+// reachable reports whether the remembered image can still be had for a
+// platform that it is known to have.
+func (r *Resolver) reachable(ctx context.Context, q Query, n *name, ref reference.Canonical) bool {
+	for _, p := range n.otherPlatforms(q.Platform) {
+		other := q
+		other.Platform = p
+		line := r.line(q, "from memory, for "+platformKey(p))
+		if _, err := r.builder.Metadata(ctx, ref, other, line); err == nil {
+			return true
+		}
+		if _, err := r.builder.Ask(ctx, ref, other, line); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// refreshed asks the registry first since memory is older than the user wants,
+// and falls back to memory where the registry cannot answer (HTTP's
+// stale-if-error, RFC 5861).
+func (r *Resolver) refreshed(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
+	a, err := r.ask(ctx, q, n)
+	if err == nil || ctx.Err() != nil {
+		return a, err
+	}
+	a, stale := r.remembered(ctx, q, n, img)
+	if stale != nil {
+		return Answer{}, err
+	}
+	n.warn.Do(func() {
+		r.builder.Warn(ctx, fmt.Sprintf("%s: the registry could not answer, so the digest resolved %s is used although max-age is %s: %v",
+			familiar(q.Name), r.ago(img), r.opts.MaxAge, err))
+	})
+	return a, nil
+}
+
+// ask resolves the name through the engine and learns the answer.
+func (r *Resolver) ask(ctx context.Context, q Query, n *name) (Answer, error) {
+	who := "from registry"
+	if q.Mode == Local {
+		who = "from image store or registry"
+	}
+	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, who))
+	if err != nil {
+		return Answer{}, err
+	}
+	if a.Ref != q.Name.String() || a.Digest == "" {
+		return a, nil // converted by a policy, or known to an image store only
+	}
+	ref, err := withDigest(q.Name, a.Digest)
+	if err != nil {
+		return Answer{}, err
+	}
+	n.learn(a, q.Platform, r.now())
+	a.Ref = ref.String()
+	return a, nil
+}
+
+// fromContent answers from what the builder holds, without any network. Where
+// layers matter it looks for them as well: at the same time if their number is
+// known, after the config otherwise.
+func (r *Resolver) fromContent(ctx context.Context, q Query, n *name, ref reference.Canonical, p ledger.Platform, line string) (Answer, error) {
+	look := r.opts.Layers && (p.Content != ledger.Elsewhere || r.opts.Offline)
+	var wg sync.WaitGroup
+	if look && p.Layers > 0 {
+		wg.Go(func() { n.found(ref.Digest(), q.Platform, r.builder.Holds(ctx, ref, q.Platform, p.Layers)) })
+	}
+	config, err := r.builder.Metadata(ctx, ref, q, line)
+	wg.Wait()
+	if err != nil {
+		return Answer{}, errors.Join(errNotHere, err)
+	}
+	a := Answer{Ref: ref.String(), Digest: ref.Digest(), Config: config}
+	if layers := layerCount(config); look && p.Layers == 0 && layers > 0 {
+		n.learn(a, q.Platform, r.now())
+		n.found(ref.Digest(), q.Platform, r.builder.Holds(ctx, ref, q.Platform, layers))
+	}
+	return a, nil
+}
+
+func (r *Resolver) warnOld(ctx context.Context, q Query, n *name, img *ledger.Image) {
+	if r.age(img) < warnAge {
+		return
+	}
+	n.warn.Do(func() {
+		r.builder.Warn(ctx, fmt.Sprintf("%s was resolved %s: build with --pull to ask the registry again", familiar(q.Name), r.ago(img)))
+	})
+}
+
+// old and ago say how long ago a name was resolved.
+func (r *Resolver) old(img *ledger.Image) string { return human(r.age(img)) + " old" }
+func (r *Resolver) ago(img *ledger.Image) string { return human(r.age(img)) + " ago" }

@@ -1,0 +1,79 @@
+package resolve
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc/codes"
+)
+
+// errNotHere marks that content is not on the builder.
+var errNotHere = errors.New("its content is not on this builder")
+
+// OfflineError says that a name cannot be answered without a registry while
+// `offline` forbids it.
+type OfflineError struct {
+	// Name is the name as people write it.
+	Name string
+	// Digest is what the name is known to stand for, empty if nothing is known.
+	Digest digest.Digest
+	// Age is how long ago that was learned, such as "3 days old".
+	Age string
+	// Platform is the platform asked for.
+	Platform string
+	// Cause is why the builder could not serve it.
+	Cause error
+}
+
+func (e *OfflineError) Error() string {
+	switch {
+	case e.Digest == "":
+		return fmt.Sprintf("%s is not known on this builder and offline is set: build once without offline, or build where the name has been resolved before", e.Name)
+	case e.Age == "":
+		return fmt.Sprintf("%s is not on this builder for %s and offline is set: build once without offline", e.Name, e.Platform)
+	}
+	return fmt.Sprintf("%s is remembered as %s (%s), but its content for %s is not on this builder and offline is set: build once without offline",
+		e.Name, e.Digest, e.Age, e.Platform)
+}
+
+func (e *OfflineError) Unwrap() error { return e.Cause }
+
+// GoneError says that a name is remembered but neither the builder nor the
+// registry could give its content.
+type GoneError struct {
+	// Name is the name as people write it.
+	Name string
+	// Digest is what the name was resolved to.
+	Digest digest.Digest
+	// Age is when, such as "3 days ago".
+	Age string
+	// Deleted is true where the registry said that it has no such image.
+	Deleted bool
+	// Cause is what the registry answered.
+	Cause error
+}
+
+func (e *GoneError) Error() string {
+	if e.Deleted {
+		return fmt.Sprintf("%s was resolved to %s %s, which is gone from this builder and from the registry: build with --pull to resolve the name again: %v",
+			e.Name, e.Digest, e.Age, e.Cause)
+	}
+	return fmt.Sprintf("%s was resolved to %s %s, its content is gone from this builder and the registry could not give it: try again when the registry can be reached: %v",
+		e.Name, e.Digest, e.Age, e.Cause)
+}
+
+func (e *GoneError) Unwrap() error { return e.Cause }
+
+// isNotFound reports whether a registry answered that it has no such image.
+func isNotFound(err error) bool { return grpcerrors.Code(err) == codes.NotFound }
+
+// human says a duration as people do: "3 days", "about an hour".
+func human(d time.Duration) string {
+	s := units.HumanDuration(d)
+	return strings.ToLower(s[:1]) + s[1:]
+}

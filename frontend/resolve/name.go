@@ -1,0 +1,207 @@
+package resolve
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/org/localfront/frontend/ledger"
+)
+
+// name is what one build knows of one name: the entry it read, once, and what
+// it has learned since.
+type name struct {
+	once  sync.Once
+	mu    sync.Mutex
+	read  ledger.Entry
+	now   ledger.Entry
+	held  map[string]bool // by digest and platform
+	asked bool
+	warn  sync.Once
+}
+
+// name returns the record of one name in this build.
+func (r *Resolver) name(named reference.Named) *name {
+	key := Key(named)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.names[key]
+	if !ok {
+		n = &name{held: map[string]bool{}}
+		r.names[key] = n
+	}
+	return n
+}
+
+// look reads what is remembered of q's name and, at the same time, asks what a
+// source policy makes of it.
+func (r *Resolver) look(ctx context.Context, q Query, n *name) (governed bool, err error) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		n.once.Do(func() {
+			e, _ := r.memory.Read(ctx, Key(q.Name))
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.read, n.now = e, e.Clone()
+		})
+	})
+	governed, err = r.builder.Governed(ctx, q)
+	wg.Wait()
+	return governed, err
+}
+
+// image returns what the name is known to stand for, nil if nothing is known.
+func (n *name) image() *ledger.Image {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.now.Clone().Image
+}
+
+// platform returns what is known of one platform of the image d.
+func (n *name) platform(d digest.Digest, p ocispecs.Platform) (ledger.Platform, bool) {
+	img := n.image()
+	if img == nil || img.Digest != d {
+		return ledger.Platform{}, false
+	}
+	known, ok := img.Platforms[platformKey(p)]
+	return known, ok
+}
+
+// otherPlatforms returns the platforms that the image is known to have, save p,
+// in a fixed order.
+func (n *name) otherPlatforms(p ocispecs.Platform) []ocispecs.Platform {
+	img := n.image()
+	if img == nil {
+		return nil
+	}
+	var others []ocispecs.Platform
+	for _, key := range slices.Sorted(maps.Keys(img.Platforms)) {
+		if o, err := platforms.Parse(key); err == nil && key != platformKey(p) {
+			others = append(others, o)
+		}
+	}
+	return others
+}
+
+// firstAsk reports whether the registry has not been asked yet because of the
+// memory's age, and takes note that it is now.
+func (n *name) firstAsk() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	first := !n.asked
+	n.asked = true
+	return first
+}
+
+// learn takes an answer for one platform, resolved at the given time. An
+// answer with another digest replaces all that was known.
+func (n *name) learn(a Answer, p ocispecs.Platform, resolved time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	img := n.now.Image
+	if img == nil || img.Digest != a.Digest {
+		img = &ledger.Image{Digest: a.Digest, Resolved: resolved.UTC()}
+		n.now.Image = img
+	}
+	if resolved.Sub(img.Resolved) >= refreshAge {
+		img.Resolved = resolved.UTC()
+	}
+	if img.Platforms == nil {
+		img.Platforms = map[string]ledger.Platform{}
+	}
+	known := img.Platforms[platformKey(p)]
+	known.Layers = layerCount(a.Config)
+	img.Platforms[platformKey(p)] = known
+}
+
+// found takes note of whether the layers of d are on the builder.
+func (n *name) found(d digest.Digest, p ocispecs.Platform, here bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held[d.String()+" "+platformKey(p)] = here
+	img := n.now.Image
+	if img == nil || img.Digest != d {
+		return
+	}
+	known, ok := img.Platforms[platformKey(p)]
+	if !ok {
+		return
+	}
+	known.Content = ledger.Elsewhere
+	if here {
+		known.Content = ledger.Here
+	}
+	img.Platforms[platformKey(p)] = known
+}
+
+// Held reports whether this build has found the layers of ref on the builder.
+func (r *Resolver) Held(ref reference.Canonical, p ocispecs.Platform) bool {
+	key := ref.Digest().String() + " " + platformKey(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.names {
+		n.mu.Lock()
+		here := n.held[key]
+		n.mu.Unlock()
+		if here {
+			return true
+		}
+	}
+	return false
+}
+
+// LookForLayers looks, once the build has run, for the layers of an image that
+// it used and that nobody has looked for yet.
+func (r *Resolver) LookForLayers(ctx context.Context, ref reference.Canonical, p ocispecs.Platform) {
+	for _, n := range r.all() {
+		known, ok := n.platform(ref.Digest(), p)
+		if !ok || known.Content != ledger.Unknown || known.Layers == 0 {
+			continue
+		}
+		n.found(ref.Digest(), p, r.builder.Holds(ctx, ref, p, known.Layers))
+	}
+}
+
+func (r *Resolver) all() []*name {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.names))
+}
+
+// Learned returns, by key, the entries that differ from what was read.
+func (r *Resolver) Learned() map[string]ledger.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]ledger.Entry{}
+	for key, n := range r.names {
+		n.mu.Lock()
+		if !reflect.DeepEqual(n.read, n.now) {
+			out[key] = n.now.Clone()
+		}
+		n.mu.Unlock()
+	}
+	return out
+}
+
+// layerCount returns the number of layers that an image config names, 0 where
+// it cannot be read.
+func layerCount(config []byte) int {
+	var img struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err := json.Unmarshal(config, &img); err != nil {
+		return 0
+	}
+	return len(img.RootFS.DiffIDs)
+}
