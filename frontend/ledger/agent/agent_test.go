@@ -1,0 +1,423 @@
+package agent
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// arches lists every architecture with an agent: its ELF header, its qemu-user
+// and the CPU models to try besides qemu's default, oldest first.
+var arches = []struct {
+	goarch  string
+	machine elf.Machine
+	class   elf.Class
+	order   elf.Data
+	qemu    string
+	cpus    []string
+}{
+	{"amd64", elf.EM_X86_64, elf.ELFCLASS64, elf.ELFDATA2LSB, "x86_64", []string{"qemu64"}},
+	{"386", elf.EM_386, elf.ELFCLASS32, elf.ELFDATA2LSB, "i386", []string{"pentium"}},
+	{"arm64", elf.EM_AARCH64, elf.ELFCLASS64, elf.ELFDATA2LSB, "aarch64", []string{"cortex-a53"}},
+	{"arm", elf.EM_ARM, elf.ELFCLASS32, elf.ELFDATA2LSB, "arm", []string{"arm926", "arm1176", "cortex-a7", "max"}},
+	{"ppc64le", elf.EM_PPC64, elf.ELFCLASS64, elf.ELFDATA2LSB, "ppc64le", []string{"power8"}},
+	{"riscv64", elf.EM_RISCV, elf.ELFCLASS64, elf.ELFDATA2LSB, "riscv64", []string{"rv64"}},
+	{"s390x", elf.EM_S390, elf.ELFCLASS64, elf.ELFDATA2MSB, "s390x", []string{"max"}},
+}
+
+func binary(t *testing.T, goarch string) []byte {
+	t.Helper()
+	dt, err := For(ocispecs.Platform{OS: "linux", Architecture: goarch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dt
+}
+
+func TestEveryBinaryIsListed(t *testing.T) {
+	files, err := binaries.ReadDir("bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) != len(arches) {
+		t.Errorf("%d binaries are embedded, %d are tested", len(files), len(arches))
+	}
+}
+
+func TestBinariesAreSmallStaticELF(t *testing.T) {
+	const limit = 10_000 // bytes: each read of the ledger carries them
+	for _, a := range arches {
+		t.Run(a.goarch, func(t *testing.T) {
+			dt := binary(t, a.goarch)
+			if len(dt) >= limit {
+				t.Errorf("%d bytes, want fewer than %d", len(dt), limit)
+			}
+			f, err := elf.NewFile(bytes.NewReader(dt))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Machine != a.machine || f.Class != a.class || f.Data != a.order {
+				t.Errorf("built for %v %v %v, want %v %v %v", f.Machine, f.Class, f.Data, a.machine, a.class, a.order)
+			}
+			if f.Type != elf.ET_EXEC {
+				t.Errorf("type %v, want a static executable", f.Type)
+			}
+			if f.Section(".dynamic") != nil {
+				t.Error("has a dynamic section")
+			}
+			for _, p := range f.Progs {
+				switch {
+				case p.Type == elf.PT_DYNAMIC, p.Type == elf.PT_INTERP:
+					t.Errorf("has a %v segment", p.Type)
+				case p.Type == elf.PT_LOAD && p.Flags&elf.PF_W != 0:
+					t.Error("has a writable segment")
+				case p.Type == elf.PT_GNU_STACK && p.Flags&elf.PF_X != 0:
+					t.Error("has an executable stack")
+				}
+			}
+		})
+	}
+}
+
+func TestFor(t *testing.T) {
+	tests := []struct{ os, arch, variant, want string }{
+		{"linux", "amd64", "", "amd64"},
+		{"linux", "amd64", "v1", "amd64"},
+		{"linux", "amd64", "v3", "amd64"},
+		{"linux", "x86_64", "", "amd64"},
+		{"linux", "386", "", "386"},
+		{"linux", "i386", "", "386"},
+		{"linux", "arm64", "", "arm64"},
+		{"linux", "arm64", "v8", "arm64"},
+		{"linux", "arm64", "v9", "arm64"},
+		{"linux", "aarch64", "", "arm64"},
+		{"linux", "arm", "", "arm"},
+		{"linux", "arm", "v5", "arm"},
+		{"linux", "arm", "v6", "arm"},
+		{"linux", "arm", "v7", "arm"},
+		{"linux", "arm", "v8", "arm"},
+		{"linux", "armhf", "", "arm"},
+		{"linux", "ppc64le", "", "ppc64le"},
+		{"linux", "riscv64", "", "riscv64"},
+		{"linux", "s390x", "", "s390x"},
+		{"Linux", "AMD64", "", "amd64"},
+	}
+	for _, tt := range tests {
+		p := ocispecs.Platform{OS: tt.os, Architecture: tt.arch, Variant: tt.variant}
+		got, err := For(p)
+		if err != nil {
+			t.Errorf("For(%+v): %v", p, err)
+			continue
+		}
+		want, err := os.ReadFile(filepath.Join("bin", "agent-linux-"+tt.want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("For(%+v) is not the agent for %s", p, tt.want)
+		}
+	}
+}
+
+func TestForUnsupported(t *testing.T) {
+	tests := []ocispecs.Platform{
+		{OS: "windows", Architecture: "amd64"},
+		{OS: "darwin", Architecture: "arm64"},
+		{OS: "linux", Architecture: "mips64le"},
+		{OS: "linux", Architecture: "ppc64"},
+		{OS: "linux", Architecture: ""},
+		{OS: "linux", Architecture: "../agent-linux-amd64"},
+	}
+	for _, p := range tests {
+		dt, err := For(p)
+		var unsupported *UnsupportedError
+		if !errors.As(err, &unsupported) {
+			t.Errorf("For(%+v) gave %d bytes and error %v, want an UnsupportedError", p, len(dt), err)
+			continue
+		}
+		if got := unsupported.Platform; got.OS != p.OS || got.Architecture != p.Architecture {
+			t.Errorf("the error names %+v, want %+v", got, p)
+		}
+	}
+}
+
+// A sandbox is what the agent finds in its container: a root with /agent, and /out.
+type sandbox struct {
+	root string
+	argv []string
+}
+
+// newSandbox returns a sandbox for an architecture. With a CPU model, or with
+// an architecture that is not this machine's, the agent runs under qemu.
+func newSandbox(t *testing.T, goarch, qemu, cpu string) sandbox {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("the agent is tested in a chroot: run the tests as root")
+	}
+	s := sandbox{root: t.TempDir(), argv: []string{"/agent", "the key"}}
+	write(t, filepath.Join(s.root, "agent"), binary(t, goarch))
+	if err := os.Mkdir(filepath.Join(s.root, "out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if goarch == runtime.GOARCH && cpu == "" {
+		return s
+	}
+	path := "/usr/bin/qemu-" + qemu + "-static"
+	dt, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%s is needed to run the agent for %s: apt-get install qemu-user-static", path, goarch)
+	}
+	write(t, filepath.Join(s.root, "qemu"), dt)
+	emulator := []string{"/qemu"}
+	if cpu != "" {
+		emulator = append(emulator, "-cpu", cpu)
+	}
+	s.argv = append(emulator, s.argv...)
+	return s
+}
+
+func write(t *testing.T, path string, executable []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, executable, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s sandbox) value() string { return filepath.Join(s.root, "out", "value") }
+
+// start passes env as it is: os/exec would remove duplicates.
+func (s sandbox) start(t *testing.T, env []string) *os.Process {
+	t.Helper()
+	p, err := os.StartProcess(s.argv[0], s.argv, &os.ProcAttr{
+		Dir:   "/",
+		Env:   env,
+		Files: []*os.File{nil, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Chroot: s.root},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func exitCode(t *testing.T, p *os.Process) int {
+	t.Helper()
+	state, err := p.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.ExitCode()
+}
+
+func (s sandbox) check(t *testing.T, env []string, want string) {
+	t.Helper()
+	if err := os.RemoveAll(s.value()); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(t, s.start(t, env)); code != 0 {
+		t.Fatalf("exit status %d, want 0", code)
+	}
+	got, err := os.ReadFile(s.value())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("the file holds %s, want %s", brief(string(got)), brief(want))
+	}
+	fi, err := os.Stat(s.value())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode() != 0o444 {
+		t.Errorf("the file's mode is %v, want 0444", fi.Mode())
+	}
+}
+
+func brief(s string) string {
+	if len(s) > 60 {
+		return strconv.Quote(s[:60]) + "... of " + strconv.Itoa(len(s)) + " bytes"
+	}
+	return strconv.Quote(s)
+}
+
+type runCase struct {
+	name string
+	env  []string
+	want string
+}
+
+func runCases() []runCase {
+	big := func(c string) string { return strings.Repeat(c, 100<<10) }
+	// Linux passes no string over 32 pages, with its name and final NUL.
+	longest := strings.Repeat("x", 128<<10-len("HTTP_PROXY=")-1)
+	return []runCase{
+		{"no environment", nil, ""},
+		{"absent", []string{"PATH=/bin", "NO_PROXY=nonce", "no_proxy=nonce"}, ""},
+		{"http", []string{"HTTP_PROXY=one"}, "one"},
+		{"https", []string{"HTTPS_PROXY=two"}, "two"},
+		{"ftp", []string{"FTP_PROXY=three"}, "three"},
+		{"all", []string{"ALL_PROXY=four"}, "four"},
+		{"empty values", []string{"HTTP_PROXY=", "ALL_PROXY="}, ""},
+		{"an equals sign in a value", []string{"HTTP_PROXY==a=b="}, "=a=b="},
+		{"bytes that are not ASCII", []string{"HTTP_PROXY=\xff\x80 \n\x01"}, "\xff\x80 \n\x01"},
+		{
+			"all four, as BuildKit sets them",
+			[]string{
+				"PATH=/bin", "HTTP_PROXY=1", "http_proxy=1", "HTTPS_PROXY=2", "https_proxy=2",
+				"FTP_PROXY=3", "ftp_proxy=3", "NO_PROXY=n", "no_proxy=n", "ALL_PROXY=4", "all_proxy=4",
+			},
+			"1234",
+		},
+		{"all four in another order", []string{"ALL_PROXY=4", "FTP_PROXY=3", "HTTPS_PROXY=2", "HTTP_PROXY=1"}, "1234"},
+		{
+			"names that only resemble",
+			[]string{
+				"HTTP_PROXYX=a", "XHTTP_PROXY=b", "HTTP_PROX=c", "http_proxy=d", "HTTP_PROXY", "HTTP",
+				"A=HTTP_PROXY=e", "HTTPS_PROXY_=f", "ALL_PROXIES=g", "All_proxy=h",
+			},
+			"",
+		},
+		{"the longest value", []string{"HTTP_PROXY=" + longest}, longest},
+		{
+			"four values of 100 KiB",
+			[]string{"ALL_PROXY=" + big("d"), "HTTP_PROXY=" + big("a"), "FTP_PROXY=" + big("c"), "HTTPS_PROXY=" + big("b")},
+			big("a") + big("b") + big("c") + big("d"),
+		},
+	}
+}
+
+func TestRunEveryArchitecture(t *testing.T) {
+	for _, a := range arches {
+		for _, cpu := range append([]string{""}, a.cpus...) {
+			t.Run(strings.TrimSuffix(a.goarch+"/"+cpu, "/"), func(t *testing.T) {
+				s := newSandbox(t, a.goarch, a.qemu, cpu)
+				for _, tt := range runCases() {
+					t.Run(tt.name, func(t *testing.T) { s.check(t, tt.env, tt.want) })
+				}
+				t.Run("failures", func(t *testing.T) { s.checkFailures(t) })
+			})
+		}
+	}
+}
+
+// checkFailures covers open and write; nothing local makes a close fail.
+func (s sandbox) checkFailures(t *testing.T) {
+	const openFailed, writeFailed = 1, 2
+	out := filepath.Dir(s.value())
+	check := func(name string, want int) {
+		t.Helper()
+		if got := exitCode(t, s.start(t, []string{"HTTP_PROXY=x"})); got != want {
+			t.Errorf("%s: exit status %d, want %d", name, got, want)
+		}
+		if err := os.RemoveAll(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.RemoveAll(out))
+	check("no /out", openFailed)
+	must(os.WriteFile(out, nil, 0o644))
+	check("/out is a file", openFailed)
+	must(os.MkdirAll(s.value(), 0o755))
+	check("/out/value is a directory", openFailed)
+	must(os.Mkdir(out, 0o755))
+	must(syscall.Mknod(s.value(), syscall.S_IFCHR|0o666, 1<<8|7)) // /dev/full
+	check("the disk is full", writeFailed)
+}
+
+// The first of two equal names counts. qemu-user drops one of them before the
+// agent sees it, so only the machine's own architecture can show this.
+func TestFirstOfDuplicatesCounts(t *testing.T) {
+	s := newSandbox(t, runtime.GOARCH, "", "")
+	s.check(t, []string{"HTTP_PROXY=first", "ALL_PROXY=", "HTTP_PROXY=second", "ALL_PROXY=third"}, "first")
+}
+
+func TestReplacesAnOlderFile(t *testing.T) {
+	s := newSandbox(t, runtime.GOARCH, "", "")
+	write(t, s.value(), []byte("longer than what replaces it"))
+	if code := exitCode(t, s.start(t, []string{"HTTP_PROXY=new"})); code != 0 {
+		t.Fatalf("exit status %d, want 0", code)
+	}
+	got, err := os.ReadFile(s.value())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != "new" {
+		t.Errorf("the file holds %q, want %q", got, "new")
+	}
+}
+
+// A full pipe blocks the agent in the middle of a value, and stopping it there
+// makes its write return early: the rest must follow.
+func TestPartialWriteGoesOn(t *testing.T) {
+	s := newSandbox(t, runtime.GOARCH, "", "")
+	if err := syscall.Mkfifo(s.value(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fifo, err := os.OpenFile(s.value(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fifo.Close()
+
+	want := strings.Repeat("0123456789", 10<<10)
+	p := s.start(t, []string{"HTTP_PROXY=" + want, "ALL_PROXY=end"})
+	defer p.Kill()
+	waitState(t, p, "S")
+	for range 3 {
+		if err := p.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		waitState(t, p, "T")
+		if err := p.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		waitState(t, p, "S")
+	}
+
+	got, err := io.ReadAll(fifo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(t, p); code != 0 {
+		t.Errorf("exit status %d, want 0", code)
+	}
+	if string(got) != want+"end" {
+		t.Errorf("read %s, want %s", brief(string(got)), brief(want+"end"))
+	}
+}
+
+// waitState waits until a process is in a state of proc(5): S sleeps, T is stopped.
+func waitState(t *testing.T, p *os.Process, want string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		dt, err := os.ReadFile("/proc/" + strconv.Itoa(p.Pid) + "/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The state follows the name, which is in parentheses.
+		_, rest, _ := strings.Cut(string(dt), ") ")
+		if strings.HasPrefix(rest, want) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("the agent did not reach state %s in 10 s", want)
+}
