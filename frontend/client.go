@@ -272,35 +272,44 @@ func (c *decorated) used(images []graph.Image) {
 // to succeed. A build that fails is left for the daemon to report, as with the
 // official frontend.
 func (c *decorated) remember(ctx context.Context, res *client.Result) {
-	if len(c.names.Learned()) == 0 {
+	images := c.mounted()
+	unseen := slices.ContainsFunc(images, func(img pinnedImage) bool { return c.names.Unseen(img.ref, img.platform) })
+	if len(c.names.Learned()) == 0 && !unseen {
 		return
 	}
 	if err := evaluate(ctx, c.bopts, res); err != nil {
 		return
 	}
-	if c.localize && len(c.cacheImports()) == 0 {
-		c.lookForLayers(ctx)
+	var wg sync.WaitGroup
+	for _, img := range images {
+		wg.Go(func() { c.names.LookForLayers(ctx, img.ref, img.platform) })
 	}
+	wg.Wait()
 	c.memory.write(ctx, c.names.Learned())
 }
 
-func (c *decorated) cacheImports() string {
-	return c.bopts.Opts["cache-imports"] + c.bopts.Opts["cache-from"]
+// pinnedImage is an image that the build has used by its digest.
+type pinnedImage struct {
+	ref      reference.Canonical
+	platform ocispecs.Platform
 }
 
-// lookForLayers looks for the layers of the images that steps ran on, so that
-// the next build knows. Images that no step needed the files of may never have
-// been pulled, and looking for those would fail visibly.
-func (c *decorated) lookForLayers(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+// mounted returns the images that steps of the build have run on or copied
+// from, and whose layers are therefore on the builder once it has run. Results
+// of steps that come from an imported cache need no layers of their base.
+func (c *decorated) mounted() []pinnedImage {
+	if !c.localize || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var images []pinnedImage
 	for _, img := range c.images {
 		if ref, ok := img.Ref.(reference.Canonical); ok && img.Mounted {
-			wg.Go(func() { c.names.LookForLayers(ctx, ref, img.Platform) })
+			images = append(images, pinnedImage{ref, img.Platform})
 		}
 	}
+	return images
 }
 
 // memory is the ledger as package resolve sees it: reading never fails.

@@ -147,10 +147,14 @@ func (r *Resolver) ask(ctx context.Context, q Query, n *name) (Answer, error) {
 }
 
 // fromContent answers from what the builder holds, without any network. Where
-// layers matter it looks for them as well: at the same time if their number is
-// known, after the config otherwise.
+// layers matter it looks for those as well that an earlier build has seen
+// here: at the same time if their number is known, after the config otherwise.
+// Looking for layers that may never have been pulled is left alone, since a
+// failure can reach a build that is pulling them at this very moment (BuildKit
+// makes lazy layers real once for all that wait, cache/refs.go). Offline there
+// is no other way to know.
 func (r *Resolver) fromContent(ctx context.Context, q Query, n *name, ref reference.Canonical, p ledger.Platform, line string) (Answer, error) {
-	look := r.opts.Layers && (p.Content != ledger.Elsewhere || r.opts.Offline)
+	look := r.opts.Layers && (p.Content == ledger.Here || r.opts.Offline)
 	var wg sync.WaitGroup
 	if look && p.Layers > 0 {
 		wg.Go(func() { n.found(ref.Digest(), q.Platform, r.builder.Holds(ctx, ref, q.Platform, p.Layers)) })

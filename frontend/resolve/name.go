@@ -159,15 +159,22 @@ func (r *Resolver) Held(ref reference.Canonical, p ocispecs.Platform) bool {
 	return false
 }
 
-// LookForLayers looks, once the build has run, for the layers of an image that
-// it used and that nobody has looked for yet.
+// Unseen reports whether nobody has looked yet whether the layers of ref are
+// on the builder.
+func (r *Resolver) Unseen(ref reference.Canonical, p ocispecs.Platform) bool {
+	return slices.ContainsFunc(r.all(), func(n *name) bool {
+		known, ok := n.platform(ref.Digest(), p)
+		return ok && known.Content == ledger.Unknown && known.Layers > 0
+	})
+}
+
+// LookForLayers looks for the layers of an image once a build has run steps on
+// it, so that the next build knows that they are here.
 func (r *Resolver) LookForLayers(ctx context.Context, ref reference.Canonical, p ocispecs.Platform) {
 	for _, n := range r.all() {
-		known, ok := n.platform(ref.Digest(), p)
-		if !ok || known.Content != ledger.Unknown || known.Layers == 0 {
-			continue
+		if known, ok := n.platform(ref.Digest(), p); ok && known.Content != ledger.Here && known.Layers > 0 {
+			n.found(ref.Digest(), p, r.builder.Holds(ctx, ref, p, known.Layers))
 		}
-		n.found(ref.Digest(), p, r.builder.Holds(ctx, ref, p, known.Layers))
 	}
 }
 
