@@ -41,8 +41,8 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 	}
 	d := decorate(c, opts)
 	res, err := builder.Build(ctx, d)
-	if err != nil {
-		return nil, err
+	if err != nil || res == nil {
+		return res, err
 	}
 	d.remember(ctx, res)
 	return res, nil

@@ -69,6 +69,17 @@ func (e *GoneError) Error() string {
 
 func (e *GoneError) Unwrap() error { return e.Cause }
 
+// PolicyError says that a source policy puts another image in the place of a
+// name while `offline` forbids to ask for it.
+type PolicyError struct {
+	// Name is the name as people write it.
+	Name string
+}
+
+func (e *PolicyError) Error() string {
+	return fmt.Sprintf("a source policy of this build puts another image in the place of %s and offline is set: build without offline, or name that image in the Dockerfile", e.Name)
+}
+
 // isNotFound reports whether a registry answered that it has no such image.
 func isNotFound(err error) bool { return grpcerrors.Code(err) == codes.NotFound }
 

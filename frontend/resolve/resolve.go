@@ -131,7 +131,10 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	if governed && !r.opts.Offline {
+	if governed {
+		if r.opts.Offline {
+			return Answer{}, &PolicyError{Name: familiar(q.Name)}
+		}
 		return r.builder.Ask(ctx, q.Name, q, r.line(q, "from registry, as the source policy says"))
 	}
 	if ref, ok := q.Name.(reference.Canonical); ok {
