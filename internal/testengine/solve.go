@@ -1,0 +1,202 @@
+package testengine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/session/sshforward/sshprovider"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/tonistiigi/fsutil"
+)
+
+// BuildOpt is one build, in the terms of the docker build command. Dockerfile
+// and Files together are the context directory, as with "docker build .".
+type BuildOpt struct {
+	// Frontend is the frontend image and the words after it, all that follows
+	// "# syntax=": it is used as buildx uses BUILDKIT_SYNTAX. When empty, the
+	// daemon's own frontend reads the Dockerfile's syntax line.
+	Frontend string
+
+	Dockerfile string            // its text; when empty, the one in the context
+	Filename   string            // its name in the context; "Dockerfile" when empty
+	Context    string            // a directory, used where it is (see Dockerfile)
+	Files      map[string]string // further files of the context, by relative path
+
+	Opts          map[string]string // frontend options: "build-arg:X", "target", "platform", …
+	Exports       []client.ExportEntry
+	CacheImports  []client.CacheOptionsEntry
+	CacheExports  []client.CacheOptionsEntry
+	NamedContexts map[string]string // by name: "docker-image://…", "oci-layout://…", or a directory
+	OCIStores     map[string]content.Store
+	Secrets       map[string][]byte
+	SSH           []sshprovider.AgentConfig
+	Session       []session.Attachable
+	Entitlements  []string
+	SourcePolicy  *spb.Policy
+	Internal      bool   // keep the build out of the daemon's history
+	Ref           string // the build's id, made up when empty
+}
+
+// Build runs one build on a daemon. The result holds what the progress stream
+// told, also when there is an error; the error is the client's own, with the
+// sources and stack that errdefs finds in it.
+//
+// Files goes into a fresh directory. With Context, the Dockerfile's text comes
+// from a directory of its own, as "docker build -f" elsewhere does.
+func Build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) (*Result, error) {
+	t.Helper()
+	solve, err := opt.solveOpt(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(ctx, d.Addr())
+	if err != nil {
+		t.Fatalf("dial buildkitd: %v", err)
+	}
+	defer c.Close()
+
+	res := &Result{}
+	ch := make(chan *client.SolveStatus)
+	collected := make(chan struct{})
+	go func() {
+		defer close(collected)
+		for s := range ch {
+			res.add(s)
+		}
+	}()
+	resp, err := c.Solve(ctx, nil, solve, ch)
+	<-collected
+	if resp != nil {
+		res.ExporterResponse = resp.ExporterResponse
+	}
+	return res, err
+}
+
+// MustBuild is Build for builds that have to succeed.
+func MustBuild(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) *Result {
+	t.Helper()
+	res, err := Build(ctx, t, d, opt)
+	if err != nil {
+		t.Fatalf("build: %v\n%s", err, res)
+	}
+	return res
+}
+
+func (opt BuildOpt) solveOpt(t testing.TB) (client.SolveOpt, error) {
+	t.Helper()
+	attrs := map[string]string{"filename": opt.filename()}
+	frontend := "dockerfile.v0"
+	if opt.Frontend != "" {
+		frontend = "gateway.v0"
+		attrs["source"], _, _ = strings.Cut(opt.Frontend, " ")
+		attrs["cmdline"] = opt.Frontend
+	}
+	mounts, err := opt.mounts(t)
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	for name, value := range opt.NamedContexts {
+		if !filepath.IsAbs(value) {
+			attrs["context:"+name] = value
+			continue
+		}
+		attrs["context:"+name] = "local:" + name
+		if mounts[name], err = fsutil.NewFS(value); err != nil {
+			return client.SolveOpt{}, fmt.Errorf("named context %s: %w", name, err)
+		}
+	}
+	maps.Copy(attrs, opt.Opts)
+	attachables := append([]session.Attachable{secretsprovider.FromMap(opt.Secrets)}, opt.Session...)
+	if len(opt.SSH) > 0 {
+		ssh, err := sshprovider.NewSSHAgentProvider(opt.SSH)
+		if err != nil {
+			return client.SolveOpt{}, fmt.Errorf("ssh agents: %w", err)
+		}
+		attachables = append(attachables, ssh)
+	}
+	return client.SolveOpt{
+		Frontend: frontend, FrontendAttrs: attrs, LocalMounts: mounts,
+		Exports: opt.Exports, CacheImports: opt.CacheImports, CacheExports: opt.CacheExports,
+		OCIStores: opt.OCIStores, Session: attachables, AllowedEntitlements: opt.Entitlements,
+		SourcePolicy: opt.SourcePolicy, Internal: opt.Internal, Ref: opt.Ref,
+	}, nil
+}
+
+func (opt BuildOpt) filename() string {
+	if opt.Filename == "" {
+		return "Dockerfile"
+	}
+	return opt.Filename
+}
+
+// mounts are the two directories every Dockerfile build has.
+func (opt BuildOpt) mounts(t testing.TB) (map[string]fsutil.FS, error) {
+	t.Helper()
+	context, err := opt.contextDir(t)
+	if err != nil {
+		return nil, err
+	}
+	dockerfile := context
+	if opt.Context != "" && opt.Dockerfile != "" {
+		dockerfile = t.TempDir()
+		if err := writeFiles(dockerfile, map[string]string{opt.filename(): opt.Dockerfile}); err != nil {
+			return nil, err
+		}
+	}
+	mounts := map[string]fsutil.FS{}
+	for name, dir := range map[string]string{"context": context, "dockerfile": dockerfile} {
+		if mounts[name], err = fsutil.NewFS(dir); err != nil {
+			return nil, fmt.Errorf("local directory %s: %w", name, err)
+		}
+	}
+	return mounts, nil
+}
+
+func (opt BuildOpt) contextDir(t testing.TB) (string, error) {
+	t.Helper()
+	if opt.Context != "" {
+		if len(opt.Files) > 0 {
+			return "", fmt.Errorf("a build has either Context or Files")
+		}
+		return opt.Context, nil
+	}
+	files := maps.Clone(opt.Files)
+	if opt.Dockerfile != "" {
+		if files == nil {
+			files = map[string]string{}
+		}
+		files[opt.filename()] = opt.Dockerfile
+	}
+	dir := t.TempDir()
+	return dir, writeFiles(dir, files)
+}
+
+// writeFiles writes files by relative path; names that end in a slash are
+// directories.
+func writeFiles(dir string, files map[string]string) error {
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if strings.HasSuffix(name, "/") {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return fmt.Errorf("write context: %w", err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("write context: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write context: %w", err)
+		}
+	}
+	return nil
+}
