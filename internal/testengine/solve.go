@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/session/sshforward/sshprovider"
@@ -54,17 +56,46 @@ type BuildOpt struct {
 // from a directory of its own, as "docker build -f" elsewhere does.
 func Build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) (*Result, error) {
 	t.Helper()
+	return build(ctx, t, d, opt, func(c *client.Client, solve client.SolveOpt, ch chan *client.SolveStatus) (*client.SolveResponse, error) {
+		return c.Solve(ctx, nil, solve, ch)
+	})
+}
+
+// MustRun runs a build in which frontend, in this process, takes the place of
+// the frontend image. The build has to succeed.
+func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) *Result {
+	t.Helper()
+	res, err := build(ctx, t, d, opt, func(c *client.Client, solve client.SolveOpt, ch chan *client.SolveStatus) (*client.SolveResponse, error) {
+		if _, ok := solve.FrontendAttrs["cmdline"]; !ok {
+			_, cmdline, _, _ := parser.DetectSyntax([]byte(opt.Dockerfile))
+			solve.FrontendAttrs["cmdline"] = cmdline
+		}
+		solve.Frontend = ""
+		return c.Build(ctx, solve, "", frontend, ch)
+	})
+	if err != nil {
+		t.Fatalf("build in this process: %v\n%s", err, res)
+	}
+	return res
+}
+
+// runner sends a build to the daemon.
+type runner func(*client.Client, client.SolveOpt, chan *client.SolveStatus) (*client.SolveResponse, error)
+
+func build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run runner) (*Result, error) {
+	t.Helper()
+	// No t.Fatal in here: tests build in goroutines of their own as well.
+	res := &Result{}
 	solve, err := opt.solveOpt(t)
 	if err != nil {
-		t.Fatal(err)
+		return res, err
 	}
 	c, err := client.New(ctx, d.Addr())
 	if err != nil {
-		t.Fatalf("dial buildkitd: %v", err)
+		return res, fmt.Errorf("dial buildkitd: %w", err)
 	}
 	defer c.Close()
 
-	res := &Result{}
 	ch := make(chan *client.SolveStatus)
 	collected := make(chan struct{})
 	go func() {
@@ -73,7 +104,7 @@ func Build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) (*Resu
 			res.add(s)
 		}
 	}()
-	resp, err := c.Solve(ctx, nil, solve, ch)
+	resp, err := run(c, solve, ch)
 	<-collected
 	if resp != nil {
 		res.ExporterResponse = resp.ExporterResponse
