@@ -184,8 +184,8 @@ func (d *Buildkitd) Restart(t testing.TB) {
 	d.Start(t)
 }
 
-// Kill ends the daemon with SIGKILL, as a crash would. What it was running goes
-// on until the test ends.
+// Kill ends the daemon with SIGKILL, as a crash would. Build containers go on
+// until the test ends, and so does the containerd of a Containerd worker.
 func (d *Buildkitd) Kill(t testing.TB) {
 	t.Helper()
 	if d.daemon == nil {
