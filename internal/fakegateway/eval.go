@@ -1,0 +1,283 @@
+package fakegateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/patternmatcher"
+	"github.com/opencontainers/go-digest"
+)
+
+// result is what a vertex evaluates to.
+type result struct {
+	image *pulled           // an image, its layers maybe elsewhere
+	files map[string]string // what is known of its files, nil where nothing is
+	agent bool              // it is a record of the ledger
+}
+
+// flight is one vertex of the builds that run now. Builds that need the same
+// vertex share it, and the result stays with it until the last one ends
+// (solver/jobs.go).
+type flight struct {
+	mu          sync.Mutex
+	ignoreCache bool
+	sessions    map[*Session]bool
+	done        *result
+	key         digest.Digest
+}
+
+// flight returns the shared state of v. One that ignores the cache serves all
+// others, and is not served by one that does not.
+func (b *Builder) flight(s *Session, v *vertex) *flight {
+	ignore := v.meta.GetIgnoreCache()
+	fresh := digest.FromString(v.digest.String() + "-ignorecache")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f, ok := b.active[fresh]
+	at := v.digest
+	if !ok {
+		f, ok = b.active[at]
+		if ok && ignore && !f.ignoreCache {
+			at, ok = fresh, false
+		}
+	}
+	if !ok {
+		f = &flight{ignoreCache: ignore, sessions: map[*Session]bool{}}
+		b.active[at] = f
+	}
+	f.sessions[s] = true
+	return f
+}
+
+// land ends a session's part in all vertices.
+func (b *Builder) land(s *Session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for d, f := range b.active {
+		delete(f.sessions, s)
+		if len(f.sessions) == 0 {
+			delete(b.active, d)
+		}
+	}
+}
+
+// evaluate returns the result of v, and its cache key.
+func (s *Session) evaluate(ctx context.Context, v *vertex) (*result, digest.Digest, error) {
+	f := s.builder.flight(s, v)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done != nil {
+		return f.done, f.key, nil
+	}
+	res, key, err := s.run(ctx, v)
+	if err != nil {
+		return nil, "", errdefs.WrapVertex(err, v.digest)
+	}
+	f.done, f.key = res, key
+	return res, key, nil
+}
+
+// run evaluates v, from the cache if that has it.
+func (s *Session) run(ctx context.Context, v *vertex) (*result, digest.Digest, error) {
+	if src := v.op.GetSource(); src != nil {
+		return s.source(ctx, v, src)
+	}
+	key, err := cacheKey(v.op)
+	if err != nil {
+		return nil, "", err
+	}
+	keys := []string{key.String(), platforms.FormatAll(v.platform())}
+	var inputs []*result
+	for _, in := range v.inputs {
+		res, k, err := s.evaluate(ctx, in.vertex)
+		if err != nil {
+			return nil, "", err
+		}
+		inputs = append(inputs, res)
+		keys = append(keys, fmt.Sprintf("%s:%d", k, in.index))
+	}
+	key = digest.FromString(strings.Join(keys, " "))
+	b := s.builder
+	b.mu.Lock()
+	hit, ok := b.cache[key]
+	b.mu.Unlock()
+	if ok && !v.meta.GetIgnoreCache() {
+		return hit, key, nil
+	}
+	for _, in := range inputs {
+		if in.image != nil && needsFiles(v.op) {
+			if err := b.unlazy(ctx, in.image); err != nil {
+				return nil, "", err
+			}
+		}
+	}
+	res := &result{}
+	if exec := v.op.GetExec(); exec != nil {
+		if res, err = s.container(ctx, exec); err != nil {
+			return nil, "", err
+		}
+	}
+	b.mu.Lock()
+	b.cache[key] = res // the newest counts
+	b.mu.Unlock()
+	return res, key, nil
+}
+
+// cacheKey is the key of an op apart from its inputs (ops.ExecOp.CacheMap).
+func cacheKey(op *pb.Op) (digest.Digest, error) {
+	op = op.CloneVT()
+	op.Inputs = nil
+	op.Platform = nil
+	if m := op.GetExec().GetMeta(); m != nil {
+		m.ProxyEnv = nil
+		for _, h := range m.ExtraHosts {
+			h.IP = ""
+		}
+	}
+	dt, err := op.Marshal()
+	return digest.FromBytes(dt), err
+}
+
+func needsFiles(op *pb.Op) bool { return op.GetExec() != nil || op.GetFile() != nil }
+
+// container starts a container.
+func (s *Session) container(ctx context.Context, exec *pb.ExecOp) (*result, error) {
+	args := exec.Meta.Args
+	if err := s.builder.log.add(ctx, Call{Kind: Container, What: strings.Join(args, " ")}); err != nil {
+		return nil, err
+	}
+	if args[0] != "/agent" {
+		return &result{}, nil
+	}
+	env := exec.Meta.ProxyEnv
+	value := env.GetHttpProxy() + env.GetHttpsProxy() + env.GetFtpProxy() + env.GetAllProxy()
+	for _, part := range []string{env.GetHttpProxy(), env.GetHttpsProxy(), env.GetFtpProxy(), env.GetAllProxy()} {
+		if len(part) > 128<<10-len("HTTPS_PROXY=")-1 {
+			return nil, fmt.Errorf("exec /agent: argument list too long")
+		}
+	}
+	return &result{files: map[string]string{"value": value}, agent: true}, nil
+}
+
+// source evaluates a source op.
+func (s *Session) source(ctx context.Context, v *vertex, src *pb.SourceOp) (*result, digest.Digest, error) {
+	scheme, name, _ := cutScheme(src.Identifier)
+	switch scheme {
+	case "docker-image", "oci-layout":
+		return s.imageSource(ctx, v, src)
+	case "local":
+		files, err := s.local(name, src.Attrs)
+		if err != nil {
+			return nil, "", err
+		}
+		return &result{files: files}, digest.FromBytes(marshal(files)), nil
+	}
+	return &result{}, digest.FromBytes(marshal(src)), nil
+}
+
+func (s *Session) imageSource(ctx context.Context, v *vertex, src *pb.SourceOp) (*result, digest.Digest, error) {
+	ref, from, err := s.remote(src, src.Attrs[pb.AttrImageResolveMode])
+	if err != nil {
+		return nil, "", err
+	}
+	img, err := s.builder.pull(ctx, ref, v.platform(), from)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := img.checksum(ref, src.Attrs[pb.AttrImageChecksum]); err != nil {
+		return nil, "", err
+	}
+	limit := src.Attrs[pb.AttrImageLayerLimit] + src.Attrs[pb.AttrOCILayoutLayerLimit]
+	if err := img.limit(limit); err != nil {
+		return nil, "", err
+	}
+	key := digest.FromString(fmt.Sprintf("%s %s %s", img.root, platforms.FormatAll(v.platform()), limit))
+	return &result{image: img}, key, nil
+}
+
+// local returns the files of a local source.
+func (s *Session) local(name string, attrs map[string]string) (map[string]string, error) {
+	session := attrs[pb.AttrLocalSessionID]
+	if session != "" && session != s.id {
+		return nil, fmt.Errorf("no active session for %s: %w", session, context.DeadlineExceeded)
+	}
+	all, ok := s.build.Locals[name]
+	if !ok {
+		return nil, fmt.Errorf("no access allowed to dir %q", name)
+	}
+	follow, err := patterns(attrs[pb.AttrFollowPaths])
+	if err != nil {
+		return nil, err
+	}
+	include, err := patterns(attrs[pb.AttrIncludePatterns])
+	if err != nil {
+		return nil, err
+	}
+	exclude, err := patterns(attrs[pb.AttrExcludePatterns])
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for p, dt := range all {
+		in, out := len(follow)+len(include) == 0, false
+		if slices.ContainsFunc(follow, func(f string) bool {
+			return p == path.Clean(f) || strings.HasPrefix(p, path.Clean(f)+"/") || path.Clean(f) == "."
+		}) {
+			in = true
+		}
+		if !in {
+			if in, err = patternmatcher.MatchesOrParentMatches(p, include); err != nil {
+				return nil, err
+			}
+		}
+		if out, err = patternmatcher.MatchesOrParentMatches(p, exclude); err != nil {
+			return nil, err
+		}
+		if in && !out {
+			files[p] = dt
+		}
+	}
+	return files, nil
+}
+
+func patterns(attr string) (list []string, err error) {
+	if attr == "" {
+		return nil, nil
+	}
+	err = json.Unmarshal([]byte(attr), &list)
+	return list, err
+}
+
+// file returns a file of a result. It needs the layers of an image.
+func (s *Session) file(ctx context.Context, res *result, name string) (string, error) {
+	if res.image != nil {
+		if err := s.builder.unlazy(ctx, res.image); err != nil {
+			return "", err
+		}
+	}
+	name = strings.TrimPrefix(path.Clean("/"+name), "/")
+	if name == "" {
+		return "", nil
+	}
+	if res.files == nil {
+		return "", errOpaque
+	}
+	dt, ok := res.files[name]
+	if !ok {
+		return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return dt, nil
+}
+
+func cutScheme(identifier string) (scheme, rest string, ok bool) {
+	return strings.Cut(identifier, "://")
+}
