@@ -2,7 +2,7 @@
 # Installs the Debian packages that tests and the demo need, where missing.
 set -euo pipefail
 
-packages=(busybox-static iproute2 iptables qemu-user-static runc tini)
+packages=(busybox-static iproute2 iptables qemu-user-static runc shellcheck tini)
 
 missing=()
 for p in "${packages[@]}"; do

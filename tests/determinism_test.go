@@ -84,4 +84,3 @@ func fingerprint(def *pb.Definition, session string) digest.Digest {
 	}
 	return h.Digest()
 }
-

@@ -166,3 +166,5 @@ func each(t *testing.T, f func(t *testing.T, worker testengine.Worker)) {
 	}
 }
 
+// onbuildCopy gives a base image a trigger.
+func onbuildCopy(c *v1.ConfigFile) { c.Config.OnBuild = []string{"COPY f /f"} }

@@ -74,22 +74,27 @@ func (r *Resolver) byDigest(ctx context.Context, q Query, n *name, img *ledger.I
 		n.learn(a, q.Platform, img.Resolved)
 		return a, nil
 	}
+	if ctx.Err() != nil {
+		return Answer{}, err
+	}
+	// What the registry lacks is told by what it has: errors come over the
+	// gateway without their type.
+	if _, known := n.platform(img.Digest, q.Platform); !known && r.reachable(ctx, q, n, ref) {
+		// The remembered index has no entry for this platform. The name may
+		// have moved on to one that has.
+		return r.ask(ctx, q, n)
+	}
 	gone := &GoneError{Name: familiar(q.Name), Digest: img.Digest, Age: r.ago(img), Cause: err}
-	if !isNotFound(err) {
-		return Answer{}, gone
+	now, err := r.builder.Ask(ctx, q.Name, q, r.line(q, "from registry, to see what it is by now"))
+	if err == nil && now.Digest == img.Digest {
+		return r.byName(q, n, now)
 	}
-	gone.Deleted = true
-	// Either the registry no longer has the digest, or what it has there has
-	// no entry for this platform. In the second case the name may have moved
-	// on to an index that has one.
-	if !r.reachable(ctx, q, n, ref) {
-		return Answer{}, gone
-	}
-	return r.ask(ctx, q, n)
+	gone.Deleted = err == nil
+	return Answer{}, gone
 }
 
 // reachable reports whether the remembered image can still be had for a
-// platform that it is known to have.
+// platform that it is known to have, which says that it still exists.
 func (r *Resolver) reachable(ctx context.Context, q Query, n *name, ref reference.Canonical) bool {
 	for _, p := range n.otherPlatforms(q.Platform) {
 		other := q
@@ -134,6 +139,12 @@ func (r *Resolver) ask(ctx context.Context, q Query, n *name) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	return r.byName(q, n, a)
+}
+
+// byName takes what the engine answered for a name into what is learned of it.
+// From here on the name goes with its digest, so that nobody resolves it again.
+func (r *Resolver) byName(q Query, n *name, a Answer) (Answer, error) {
 	if a.Ref != q.Name.String() || a.Digest == "" {
 		return a, nil // converted by a policy, or known to an image store only
 	}

@@ -7,13 +7,16 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/opencontainers/go-digest"
-	"google.golang.org/grpc/codes"
 )
 
 // errNotHere marks that content is not on the builder.
 var errNotHere = errors.New("its content is not on this builder")
+
+// The errors below do not unwrap to their cause. A cause that came over the
+// gateway carries a gRPC status, and BuildKit sends the message of an inner
+// status in place of all that was put around it (util/grpcerrors,
+// errorHasMoreContext).
 
 // OfflineError says that a name cannot be answered without a registry while
 // `offline` forbids it.
@@ -41,8 +44,6 @@ func (e *OfflineError) Error() string {
 		e.Name, e.Digest, e.Age, e.Platform)
 }
 
-func (e *OfflineError) Unwrap() error { return e.Cause }
-
 // GoneError says that a name is remembered but neither the builder nor the
 // registry could give its content.
 type GoneError struct {
@@ -67,8 +68,6 @@ func (e *GoneError) Error() string {
 		e.Name, e.Digest, e.Age, e.Cause)
 }
 
-func (e *GoneError) Unwrap() error { return e.Cause }
-
 // PolicyError says that a source policy puts another image in the place of a
 // name while `offline` forbids to ask for it.
 type PolicyError struct {
@@ -79,9 +78,6 @@ type PolicyError struct {
 func (e *PolicyError) Error() string {
 	return fmt.Sprintf("a source policy of this build puts another image in the place of %s and offline is set: build without offline, or name that image in the Dockerfile", e.Name)
 }
-
-// isNotFound reports whether a registry answered that it has no such image.
-func isNotFound(err error) bool { return grpcerrors.Code(err) == codes.NotFound }
 
 // human says a duration as people do: "3 days", "about an hour".
 func human(d time.Duration) string {
