@@ -24,12 +24,21 @@ func (r *Registry) strict(inner http.Handler) http.Handler {
 		q := classify(req)
 		read := req.Method == http.MethodGet || req.Method == http.MethodHead
 		switch {
+		case q.Kind == Ping:
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, "{}")
 		case q.Kind == Blob && read:
 			r.serveBlob(w, req, q)
 		case q.Kind == Manifest && read:
-			serveManifest(w, req, inner)
+			serveManifest(w, req, q, inner)
 		case q.Kind == Manifest && req.Method == http.MethodPut:
 			r.putManifest(w, req, q, inner)
+		case q.Kind == Referrers:
+			// Distribution has no such endpoint: clients fall back to a tag.
+			http.NotFound(w, req)
+		case q.Kind == Tags:
+			w.Header().Set("Content-Type", "application/json")
+			inner.ServeHTTP(w, req)
 		default:
 			inner.ServeHTTP(w, req)
 		}
@@ -56,21 +65,31 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, q *Reques
 	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(blob))
 }
 
-// serveManifest refuses OCI manifests to clients that do not accept them, and
-// uses one error code for unknown repositories and unknown tags.
-func serveManifest(w http.ResponseWriter, req *http.Request, inner http.Handler) {
+// serveManifest refuses OCI images to clients that do not accept them (indexes
+// it gives to all, which is what the distribution registry does), and uses one
+// error code for unknown repositories and unknown tags.
+func serveManifest(w http.ResponseWriter, req *http.Request, q *Request, inner http.Handler) {
+	if _, err := v1.NewHash(q.Reference); err != nil && strings.Contains(q.Reference, ":") {
+		writeError(w, http.StatusBadRequest, "DIGEST_INVALID")
+		return
+	}
 	found := newMemoryWriter()
 	inner.ServeHTTP(found, req)
-	mediaType := types.MediaType(found.header.Get("Content-Type"))
-	oci := mediaType == types.OCIManifestSchema1 || mediaType == types.OCIImageIndex
-	if found.code() == http.StatusNotFound || oci && !accepts(req, string(mediaType)) {
+	mediaType := found.header.Get("Content-Type")
+	refused := mediaType == string(types.OCIManifestSchema1) && !accepts(req, mediaType)
+	if found.code() == http.StatusNotFound || refused {
 		writeError(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
+		return
+	}
+	etag := strconv.Quote(found.header.Get("Docker-Content-Digest"))
+	if req.Header.Get("If-None-Match") == etag {
+		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	for k, v := range found.header {
 		w.Header()[k] = v
 	}
-	w.Header().Set("Etag", strconv.Quote(found.header.Get("Docker-Content-Digest")))
+	w.Header().Set("Etag", etag)
 	w.WriteHeader(found.code())
 	_, _ = w.Write(found.body.Bytes())
 }
@@ -114,11 +133,15 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, q *Requ
 	if m.Config != nil {
 		needed = append(needed, *m.Config)
 	}
+	var missing []string
 	for _, d := range needed {
 		if _, ok := r.blobs.get(q.Repository, d.Digest); !ok && len(d.URLs) == 0 {
-			writeError(w, http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN")
-			return
+			missing = append(missing, "MANIFEST_BLOB_UNKNOWN")
 		}
+	}
+	if len(missing) > 0 {
+		writeError(w, http.StatusBadRequest, missing...)
+		return
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	inner.ServeHTTP(w, req)

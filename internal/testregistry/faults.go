@@ -185,19 +185,25 @@ var errorMessages = map[string]string{
 	"DENIED":                "requested access to the resource is denied",
 	"MANIFEST_UNKNOWN":      "manifest unknown",
 	"MANIFEST_BLOB_UNKNOWN": "blob unknown to registry",
+	"MANIFEST_INVALID":      "manifest invalid",
 	"BLOB_UNKNOWN":          "blob unknown to registry",
+	"DIGEST_INVALID":        "provided digest did not match uploaded content",
 	"NAME_UNKNOWN":          "repository name not known to registry",
 	"TOOMANYREQUESTS":       "too many requests",
 	"UNAVAILABLE":           "service unavailable",
 	"UNKNOWN":               "unknown error",
 }
 
-func writeError(w http.ResponseWriter, status int, code string) {
+func writeError(w http.ResponseWriter, status int, codes ...string) {
 	type item struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	}
-	body, _ := json.Marshal(map[string][]item{"errors": {{code, errorMessages[code]}}})
+	var items []item
+	for _, code := range codes {
+		items = append(items, item{code, errorMessages[code]})
+	}
+	body, _ := json.Marshal(map[string][]item{"errors": items})
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)

@@ -5,7 +5,8 @@
 // Storage and uploads are go-containerregistry's. Around it this package is as
 // strict as the distribution registry where that one is lenient: blobs belong
 // to the repository they were pushed to, a manifest is refused when its blobs
-// are missing, range requests follow HTTP, and errors carry the same codes.
+// are missing, range requests follow HTTP, and errors carry the same codes. A
+// test holds its answers against those of the real one.
 //
 // Several registries run side by side; all methods may be called at any time
 // from any goroutine. The package leaves making images to testimage.
@@ -52,7 +53,6 @@ func Open() (*Registry, error) {
 	r.handler = r.strict(registry.New(
 		registry.Logger(log.New(io.Discard, "", 0)),
 		registry.WithBlobHandler(blobs),
-		registry.WithReferrersSupport(true),
 	))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
