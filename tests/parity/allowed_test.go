@@ -1,0 +1,148 @@
+package parity
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// This file is all that is known to differ between two builds that are the
+// same, or between the two frontends.
+
+// What no two builds share, even of one frontend: times, ids.
+var (
+	stamps  = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+	digests = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+)
+
+// describeDefinitions replaces, in the JSON of a lint result, each LLB
+// definition that the Dockerfile was read from by its source operations without
+// the session's id: that is new each time, and so are the digests made of it.
+func describeDefinitions(key string, result []byte) string {
+	var v map[string]any
+	if !strings.HasSuffix(key, ".json") || json.Unmarshal(result, &v) != nil {
+		return string(result)
+	}
+	sources, _ := v["sources"].([]any)
+	for _, source := range sources {
+		if source, ok := source.(map[string]any); ok {
+			definition, _ := source["definition"].(map[string]any)
+			ops, _ := definition["def"].([]any)
+			source["definition"] = describeOps(ops)
+		}
+	}
+	data, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+func describeOps(ops []any) []string {
+	var all []string
+	for _, op := range ops {
+		text, _ := op.(string)
+		data, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		var parsed pb.Op
+		if err := parsed.UnmarshalVT(data); err != nil {
+			return []string{err.Error()}
+		}
+		if source := parsed.GetSource(); source != nil {
+			delete(source.Attrs, pb.AttrLocalSessionID)
+			all = append(all, fmt.Sprint(source.Identifier, source.Attrs))
+		}
+	}
+	return all
+}
+
+// maskTimes leaves a metadata value as it is, except where it holds the time
+// of the build.
+func maskTimes(title, key, value string) string { return value }
+
+// maskedPredicate are the fields of a provenance predicate that hold times and
+// ids of one build.
+var maskedPredicate = map[string]bool{
+	"invocationId": true, "invocationID": true, "buildInvocationID": true,
+	"startedOn": true, "finishedOn": true, "buildStartedOn": true, "buildFinishedOn": true,
+	"local.session": true,
+}
+
+func maskPredicate(data []byte, tell func(string) string) (string, error) {
+	var v any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return "", err
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", " ")
+	err := enc.Encode(maskFields(v))
+	return tell(out.String()), err
+}
+
+func maskFields(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			if maskedPredicate[key] {
+				v[key] = "MASKED"
+				continue
+			}
+			v[key] = maskFields(value)
+		}
+	case []any:
+		for i := range v {
+			v[i] = maskFields(v[i])
+		}
+	}
+	return v
+}
+
+// Progress. localfront says who answered a name where the official frontend
+// says that it loads metadata (docs: "the progress line says who answered"):
+// both become "resolve NAME".
+var (
+	loadsMetadata = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] load metadata for (\S+)$`)
+	whoAnswered   = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] (\S+)(?:,? from (?:registry|memory|Dockerfile\.lock|the builder)\b.*|, named result.*)$`)
+)
+
+// normalizeProgress reduces the names of a build's vertices to the set that
+// both frontends must have.
+func normalizeProgress(names []string, tell func(string) string) string {
+	var all []string
+	for _, name := range names {
+		name = tell(name)
+		for _, form := range []*regexp.Regexp{loadsMetadata, whoAnswered} {
+			name = form.ReplaceAllString(name, "[$1] resolve $2")
+		}
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), "\n")
+}
+
+// difference is a fact that may differ between the two frontends.
+type difference struct {
+	fact *regexp.Regexp
+	why  string
+}
+
+// allowed are the facts that the two frontends need not share.
+var allowed = []difference{}
+
+func isAllowed(fact string) bool {
+	return slices.ContainsFunc(allowed, func(d difference) bool { return d.fact.MatchString(fact) })
+}
+
+// steady leaves out of a build's vertices those that are new each time by
+// design.
+func steady(vertices map[string]string) map[string]string { return vertices }
