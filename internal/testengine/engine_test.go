@@ -241,3 +241,27 @@ func TestMirror(t *testing.T) {
 		t.Error("the mirror was not asked")
 	}
 }
+
+// TestRegistryBehindTokens proves that BuildKit gets along with the test
+// registry's token endpoint, for pulling and for pushing.
+func TestRegistryBehindTokens(t *testing.T) {
+	t.Parallel()
+	reg, d := bench(t, OCI)
+	reg.RequireToken(true)
+	res := MustBuild(t.Context(), t, d, BuildOpt{
+		Dockerfile: "FROM " + reg.Ref("library/busybox:1") + "\nCOPY f /\n",
+		Files:      map[string]string{"f": "x"},
+		Exports: []client.ExportEntry{{
+			Type:  client.ExporterImage,
+			Attrs: map[string]string{"name": reg.Ref("out/app:1"), "push": "true"},
+		}},
+	})
+	for _, repo := range []string{"library/busybox", "out/app"} {
+		if reg.Count(testregistry.InRepository(repo), testregistry.OfKind(testregistry.Token)) == 0 {
+			t.Errorf("no token was asked for %s:\n%s", repo, reg.Log())
+		}
+	}
+	if got, err := reg.Digest("out/app:1"); err != nil || got != res.Digest() {
+		t.Errorf("pushed %s, %v; want %s", got, err, res.Digest())
+	}
+}
