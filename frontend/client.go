@@ -212,7 +212,7 @@ func (c *decorated) local(ctx context.Context, img graph.Image) (reference.Canon
 		return nil, fmt.Errorf("offline: %s has no digest on this builder", img.Ref)
 	}
 	if !c.names.Held(ref, img.Platform) {
-		return nil, &resolve.OfflineError{Name: reference.FamiliarString(img.Ref), Platform: platforms.FormatAll(img.Platform)}
+		return nil, &resolve.OfflineError{Name: reference.FamiliarString(img.Ref), Digest: ref.Digest(), Platform: platforms.FormatAll(img.Platform)}
 	}
 	return ref, nil
 }

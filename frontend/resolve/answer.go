@@ -124,7 +124,7 @@ func (r *Resolver) refreshed(ctx context.Context, q Query, n *name, img *ledger.
 	}
 	n.warn.Do(func() {
 		r.builder.Warn(ctx, fmt.Sprintf("%s: the registry could not answer, so the digest resolved %s is used although max-age is %s: %v",
-			familiar(q.Name), r.ago(img), r.opts.MaxAge, err))
+			familiar(q.Name), r.ago(img), human(r.opts.MaxAge), err))
 	})
 	return a, nil
 }
