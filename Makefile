@@ -9,6 +9,8 @@ CACHE := $(or $(LOCALFRONT_CACHE),$(CURDIR)/.cache)
 export LOCALFRONT_CACHE := $(CACHE)
 # Static everywhere, and the same build cache with or without a C compiler.
 export CGO_ENABLED := 0
+# Trees without VCS state, or with somebody else's, build as well.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --dirty 2>/dev/null || echo devel)
 
@@ -16,6 +18,8 @@ VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --dirty 2>/dev
 # sources give the same bytes. grpcnotrace leaves gRPC's debug pages and the
 # template engines behind them out, which makes it a fifth smaller.
 GO_BUILD := go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags "-s -w -buildid= -X main.version=$(VERSION)"
+
+BIN ?= bin/frontend
 
 PLATFORMS := linux/amd64 linux/arm64 linux/arm/v7 linux/386 linux/ppc64le linux/riscv64 linux/s390x
 
@@ -32,8 +36,8 @@ help: ## list the targets
 
 .PHONY: frontend
 frontend: ## build the frontend for this machine: bin/frontend
-	@mkdir -p bin
-	$(GO_BUILD) -o bin/frontend ./cmd/frontend
+	@mkdir -p $(dir $(BIN))
+	$(GO_BUILD) -o $(BIN) ./cmd/frontend
 
 .PHONY: deps
 deps: ## install the Debian packages that tests and the demo need
