@@ -2,7 +2,6 @@ package frontend
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"github.com/distribution/reference"
@@ -28,7 +27,10 @@ type builderQueries struct {
 	client client.Client
 	bopts  client.BuildOpts
 	stores bool // the builder can take images from a content store
-	defect error
+	// registryOnly is true where provenance shall name images as the registry
+	// does.
+	registryOnly bool
+	defect       error
 
 	mu     sync.Mutex
 	vertex digest.Digest // what warnings are attached to
@@ -37,27 +39,15 @@ type builderQueries struct {
 
 var _ resolve.Builder = &builderQueries{}
 
-// Governed asks for the name without its config: BuildKit evaluates the source
-// policy and, since there is nothing to resolve, no registry is asked. Where
-// the builder cannot do that, the policy still sees every image when the
-// definition is solved (graph.Localize).
-func (b *builderQueries) Governed(ctx context.Context, q resolve.Query) (bool, error) {
-	if b.bopts.Caps.Supports(gwpb.CapSourceMetaResolverImageAttestations) != nil {
-		return false, nil
-	}
-	id := "docker-image://" + q.Name.String()
-	res, err := b.client.ResolveSourceMetadata(ctx, &pb.SourceOp{Identifier: id}, sourceresolver.Opt{
-		LogName:  fmt.Sprintf("%s resolve %s", q.Step, reference.FamiliarString(q.Name)),
-		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &q.Platform, ResolveMode: string(q.Mode), NoConfig: true},
-	})
-	if err != nil {
-		return false, err
-	}
-	return res.Op.GetIdentifier() != id || len(res.Op.GetAttrs()) > 0, nil
-}
-
-// Metadata probes the builder's content store, see emptyStore.
+// Metadata probes the builder's content store, see emptyStore. Where provenance
+// is requested the image has to keep its registry's name, so BuildKit is asked
+// for the digest there: it finds the content by itself, and sends the registry
+// one HEAD, whose failure it ignores, if it has not talked to it for a while.
 func (b *builderQueries) Metadata(ctx context.Context, ref reference.Canonical, q resolve.Query, line string) ([]byte, error) {
+	if b.registryOnly {
+		a, err := b.Ask(ctx, ref, q, line)
+		return a.Config, err
+	}
 	if !b.stores {
 		return nil, b.bopts.LLBCaps.Supports(pb.CapSourceOCILayout)
 	}

@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -67,7 +68,7 @@ func decorate(c client.Client, opts options) *decorated {
 	// registry, so where it is requested the image stays with the registry
 	// unless that must not be reached.
 	d.localize = stores && (!provenance || opts.offline)
-	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores}
+	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
 	d.memory = newMemory(c, d.builder)
 	d.names = resolve.New(d.builder, d.memory, resolve.Options{
 		Offline: opts.offline,
@@ -326,17 +327,20 @@ func newMemory(c client.Client, w *builderQueries) *memory {
 	return &memory{ledger: l, warner: w}
 }
 
-// Read returns what is remembered under key.
-func (m *memory) Read(ctx context.Context, key string) (ledger.Entry, bool) {
+// Read returns what is remembered under key of named.
+func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_ ledger.Entry, governed bool) {
 	if m.ledger == nil {
 		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.warner.defect))
 		return ledger.Entry{}, false
 	}
-	e, ok, err := m.ledger.Read(ctx, key)
-	if err != nil && ctx.Err() == nil {
+	e, _, err := m.ledger.Read(ctx, key, "docker-image://"+named.String())
+	switch {
+	case errors.Is(err, ledger.ErrGoverned):
+		return ledger.Entry{}, true
+	case err != nil && ctx.Err() == nil:
 		m.warner.warnOnce(ctx, "read", fmt.Sprintf("what is remembered of %s cannot be read, so it counts as unknown: %v", key, err))
 	}
-	return e, ok
+	return e, false
 }
 
 // write records entries, all at once. What fails is a warning.

@@ -84,7 +84,7 @@ func (r *rig) build(t *testing.T, opt testengine.BuildOpt) *testengine.Result {
 func (r *rig) requests() []string {
 	var out []string
 	for _, q := range r.reg.Requests() {
-		if q.Repository != frontendRepo && q.Kind != testregistry.Ping {
+		if q.Repository != frontendRepo && q.Kind != testregistry.Ping && !strings.Contains(q.Reference, frontendRepo+":") {
 			out = append(out, q.String())
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -44,6 +45,14 @@ const maxValueFile = 1 << 20
 // proxyFields names the fields of pb.ProxyEnv that the agent joins, in its
 // order. NO_PROXY is left for the nonce.
 var proxyFields = [...]string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY"}
+
+// ErrGoverned is returned by Read for a name that a source policy of this build
+// denies or puts another image in the place of.
+var ErrGoverned = errors.New("a source policy governs this name")
+
+// ErrSuperseded is returned by Write when another build wrote the same key at
+// the same moment and its value was kept.
+var ErrSuperseded = errors.New("another build recorded this name at the same moment")
 
 // ErrUnsupported is returned by New for a builder that lacks what a ledger is
 // made of.
@@ -92,8 +101,27 @@ func New(s Solver) (*Ledger, error) {
 // Read returns the newest entry for name, with ok false where there is none.
 // A value that cannot be understood is an error; the caller treats it as
 // absent.
-func (l *Ledger) Read(ctx context.Context, name string) (_ Entry, ok bool, _ error) {
-	v, err := l.solve(ctx, name, "")
+//
+// image is what the name stands for in a definition, and ErrGoverned says that
+// a source policy of this build denies it or puts another in its place. It
+// costs nothing to know: the daemon evaluates policies on every source op of a
+// definition, also on one that nothing depends on and that is never run.
+func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool, _ error) {
+	req, err := l.request(ctx, name, "")
+	if err != nil {
+		return Entry{}, false, err
+	}
+	guarded, err := guard(req, image)
+	if err != nil {
+		return Entry{}, false, err
+	}
+	v, err := l.solve(ctx, guarded)
+	if err != nil && ctx.Err() == nil {
+		// Without the image the read fails only if it is the ledger's fault.
+		if _, again := l.solve(ctx, req); again == nil {
+			return Entry{}, false, ErrGoverned
+		}
+	}
 	if err != nil || v == "" {
 		return Entry{}, false, err
 	}
@@ -109,7 +137,11 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	if err != nil {
 		return err
 	}
-	kept, err := l.solve(ctx, name, v)
+	req, err := l.request(ctx, name, v)
+	if err != nil {
+		return err
+	}
+	kept, err := l.solve(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -119,20 +151,11 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	return nil
 }
 
-// ErrSuperseded is returned by Write when another build wrote the same key at
-// the same moment and its value was kept.
-var ErrSuperseded = errors.New("another build recorded this name at the same moment")
-
-// solve runs the vertex of one key and returns its value. With a value it
-// writes, without one it reads.
-func (l *Ledger) solve(ctx context.Context, name, value string) (string, error) {
+// solve runs the vertex of one key and returns its value.
+func (l *Ledger) solve(ctx context.Context, req client.SolveRequest) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the builder took longer than %s", timeout))
 	defer cancel()
-	def, err := l.definition(ctx, name, value)
-	if err != nil {
-		return "", err
-	}
-	res, err := l.solver.Solve(ctx, client.SolveRequest{Definition: def})
+	res, err := l.solver.Solve(ctx, req)
 	if err != nil {
 		return "", cause(ctx, err)
 	}
@@ -155,8 +178,9 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// definition returns the definition of one key's vertex.
-func (l *Ledger) definition(ctx context.Context, name, value string) (*pb.Definition, error) {
+// request returns what solves one key's vertex. With a value it writes, without
+// one it reads.
+func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveRequest, error) {
 	opts := []llb.RunOption{
 		llb.Args([]string{"/agent", keyPrefix + name}),
 		llb.ReadonlyRootFS(),
@@ -173,9 +197,28 @@ func (l *Ledger) definition(ctx context.Context, name, value string) (*pb.Defini
 	out := l.root.Run(opts...).AddMount("/out", llb.Scratch())
 	def, err := out.Marshal(ctx, llb.Platform(l.platform), llb.WithCaps(l.caps))
 	if err != nil {
-		return nil, err
+		return client.SolveRequest{}, err
 	}
-	return def.ToPB(), nil
+	return client.SolveRequest{Definition: def.ToPB()}, nil
+}
+
+// guard returns req with image beside its graph, and with a policy that is
+// evaluated after the user's and denies whatever is not image: what the user's
+// policy made of it, that is.
+func guard(req client.SolveRequest, image string) (client.SolveRequest, error) {
+	op := &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: image}}}
+	dt, err := op.Marshal()
+	if err != nil {
+		return req, err
+	}
+	def := req.Definition.CloneVT()
+	def.Def = append([][]byte{dt}, def.Def...)
+	req.Definition = def
+	req.SourcePolicies = []*spb.Policy{{Version: 1, Rules: []*spb.Rule{
+		{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{Identifier: "*", MatchType: spb.MatchType_WILDCARD}},
+		{Action: spb.PolicyAction_ALLOW, Selector: &spb.Selector{Identifier: image, MatchType: spb.MatchType_EXACT}},
+	}}}
+	return req, nil
 }
 
 // proxyEnv spreads value over the fields that the agent joins. The nonce makes

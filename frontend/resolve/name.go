@@ -20,13 +20,14 @@ import (
 // name is what one build knows of one name: the entry it read, once, and what
 // it has learned since.
 type name struct {
-	once  sync.Once
-	mu    sync.Mutex
-	read  ledger.Entry
-	now   ledger.Entry
-	held  map[string]bool // by digest and platform
-	asked bool
-	warn  sync.Once
+	once     sync.Once
+	mu       sync.Mutex
+	read     ledger.Entry
+	now      ledger.Entry
+	governed bool
+	held     map[string]bool // by digest and platform
+	asked    bool
+	warn     sync.Once
 }
 
 // name returns the record of one name in this build.
@@ -42,21 +43,18 @@ func (r *Resolver) name(named reference.Named) *name {
 	return n
 }
 
-// look reads what is remembered of q's name and, at the same time, asks what a
-// source policy makes of it.
-func (r *Resolver) look(ctx context.Context, q Query, n *name) (governed bool, err error) {
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		n.once.Do(func() {
-			e, _ := r.memory.Read(ctx, Key(q.Name))
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.read, n.now = e, e.Clone()
-		})
+// look reads what is remembered, once, and reports whether a source policy
+// governs the name.
+func (n *name) look(ctx context.Context, m Memory, named reference.Named) (governed bool) {
+	n.once.Do(func() {
+		e, governed := m.Read(ctx, Key(named), named)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.read, n.now, n.governed = e, e.Clone(), governed
 	})
-	governed, err = r.builder.Governed(ctx, q)
-	wg.Wait()
-	return governed, err
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.governed
 }
 
 // image returns what the name is known to stand for, nil if nothing is known.

@@ -70,9 +70,6 @@ type Answer struct {
 
 // Builder is what can be asked of the builder.
 type Builder interface {
-	// Governed reports whether a source policy of this build changes the
-	// reference. A policy that denies it is an error.
-	Governed(ctx context.Context, q Query) (bool, error)
 	// Metadata returns the image config if manifest and config are on the
 	// builder, and an error otherwise. It never uses the network. The line is
 	// shown in the progress.
@@ -89,7 +86,10 @@ type Builder interface {
 // Memory is what the builder remembers of names. Reading never fails a build:
 // what cannot be read is absent.
 type Memory interface {
-	Read(ctx context.Context, key string) (ledger.Entry, bool)
+	// Read returns what is remembered under key of a name. It is governed if a
+	// source policy of this build denies the name or converts it: then only
+	// the engine can tell what it stands for.
+	Read(ctx context.Context, key string, named reference.Named) (e ledger.Entry, governed bool)
 }
 
 // Options are what the user asked for.
@@ -127,15 +127,11 @@ func New(b Builder, m Memory, opts Options, now func() time.Time) *Resolver {
 // the official frontend would show.
 func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 	n := r.name(q.Name)
-	governed, err := r.look(ctx, q, n)
-	if err != nil {
-		return Answer{}, err
-	}
-	if governed {
+	if n.look(ctx, r.memory, q.Name) {
 		if r.opts.Offline {
 			return Answer{}, &PolicyError{Name: familiar(q.Name)}
 		}
-		return r.builder.Ask(ctx, q.Name, q, r.line(q, "from registry, as the source policy says"))
+		return r.builder.Ask(ctx, q.Name, q, r.line(q, "from registry, under a source policy"))
 	}
 	if ref, ok := q.Name.(reference.Canonical); ok {
 		return r.pinned(ctx, q, n, ref)

@@ -32,13 +32,14 @@ type Registry struct {
 	blobs   *blobStore
 	handler http.Handler // content alone: no log, no faults, no tokens
 
-	mu       sync.Mutex
-	server   *http.Server // nil while stopped
-	held     int          // descriptor that keeps the port while stopped, or -1
-	requests []*Request
-	auth     bool
-	faults   map[string][]Fault // by repository; All is every repository
-	changed  chan struct{}      // closed when faults change, which frees the hanging
+	mu        sync.Mutex
+	server    *http.Server // nil while stopped
+	held      int          // descriptor that keeps the port while stopped, or -1
+	requests  []*Request
+	auth      bool
+	faults    map[string][]Fault // by repository; All is every repository
+	changed   chan struct{}      // closed when faults change, which frees the hanging
+	swallowed []net.Conn         // what fills the queue of a black hole
 }
 
 // Open starts a registry on a free port. The caller closes it.
@@ -154,4 +155,8 @@ func (r *Registry) release() {
 		_ = syscall.Close(r.held)
 	}
 	r.held = -1
+	for _, c := range r.swallowed {
+		_ = c.Close()
+	}
+	r.swallowed = nil
 }

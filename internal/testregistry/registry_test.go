@@ -398,3 +398,26 @@ func TestParallelUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestBlackHole(t *testing.T) {
+	t.Parallel()
+	reg := New(t)
+	if err := reg.BlackHole(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.DialTimeout("tcp", reg.Host(), 300*time.Millisecond)
+	var nerr net.Error
+	if !errors.As(err, &nerr) || !nerr.Timeout() {
+		t.Errorf("dial = %v, %v; want a time-out", c, err)
+	}
+	if err := reg.Start(); err != nil {
+		t.Fatal(err)
+	}
+	img, err := random.Image(64, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reg.Push("after/hole:1", img); err != nil {
+		t.Errorf("after the black hole: %v", err)
+	}
+}
