@@ -132,7 +132,7 @@ var (
 	wordPrefix  = regexp.MustCompile(`\b(REG|HTTP|GIT)/`)
 	digestOf    = regexp.MustCompile(`DIGEST\{([^}]*)\}`)
 	checksumOf  = regexp.MustCompile(`SHA256\{([^}]*)\}`)
-	imageOfCase = regexp.MustCompile(`(?:REG/|DIGEST\{|^)([a-z0-9-]+(?::[a-z0-9.]+)?)`)
+	imageOfCase = regexp.MustCompile(`(?:REG/|DIGEST\{)([a-z0-9-]+(?::[a-z0-9.]+)?)`)
 )
 
 // expand replaces the placeholders in a text.
@@ -173,8 +173,11 @@ func (c *testCase) references() []string {
 		add(value)
 	}
 	for _, d := range c.setup {
-		if d.verb == "oci" {
-			add(d.args[1])
+		switch d.verb {
+		case "oci":
+			found = append(found, d.args[1])
+		case "image":
+			found = append(found, d.args[0])
 		}
 	}
 	slices.Sort(found)

@@ -25,6 +25,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/moby/buildkit/session"
@@ -257,7 +258,7 @@ func (w *world) apply(s *stage, d directive, dir string, files map[string][]byte
 		return writeKey(s.sshKey)
 	case "oci":
 		return s.addStore(filepath.Join(dir, "oci-"+d.args[0]), d.args[0], w.images[d.args[1]])
-	case "no-epoch", "inline-cache":
+	case "image", "no-epoch":
 	default:
 		return fmt.Errorf("unknown setup directive")
 	}
@@ -265,7 +266,11 @@ func (w *world) apply(s *stage, d directive, dir string, files map[string][]byte
 }
 
 func (s *stage) addStore(dir, name string, image remote.Taggable) error {
-	if _, err := layout.Write(dir, image.(v1.ImageIndex)); err != nil {
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		return err
+	}
+	if err := path.AppendIndex(image.(v1.ImageIndex)); err != nil {
 		return err
 	}
 	store, err := contentlocal.NewStore(dir)
