@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/org/localfront/frontend/resolve"
 )
@@ -135,21 +134,4 @@ func (b *builderQueries) sawVertex(def *pb.Definition) {
 	if n := len(def.GetDef()); b.vertex == "" && n > 1 {
 		b.vertex = digest.FromBytes(def.Def[n-2])
 	}
-}
-
-// evaluate runs all that res refers to, and fails as it fails. Engines that
-// cannot be told to evaluate are made to by reading the result.
-func evaluate(ctx context.Context, bopts client.BuildOpts, res *client.Result) error {
-	eg, ctx := errgroup.WithContext(ctx)
-	_ = res.EachRef(func(ref client.Reference) error {
-		eg.Go(func() error {
-			if bopts.Caps.Supports(gwpb.CapGatewayEvaluate) == nil {
-				return ref.Evaluate(ctx)
-			}
-			_, err := ref.StatFile(ctx, client.StatRequest{Path: "."})
-			return err
-		})
-		return nil
-	})
-	return eg.Wait()
 }

@@ -2,7 +2,6 @@ package frontend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,7 +19,6 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/org/localfront/frontend/graph"
-	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/frontend/resolve"
 )
 
@@ -256,105 +254,4 @@ func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
 		inputs[name] = llb.NewState(op)
 	}
 	return inputs, nil
-}
-
-// used takes note of the images that the build takes.
-func (c *decorated) used(images []graph.Image) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, img := range images {
-		key := img.Ref.String() + " " + platforms.FormatAll(img.Platform)
-		img.Mounted = img.Mounted || c.images[key].Mounted
-		c.images[key] = img
-	}
-}
-
-// remember writes what the build has learned to the ledger, once it is known
-// to succeed. A build that fails is left for the daemon to report, as with the
-// official frontend.
-func (c *decorated) remember(ctx context.Context, res *client.Result) {
-	images := c.mounted()
-	unseen := slices.ContainsFunc(images, func(img pinnedImage) bool { return c.names.Unseen(img.ref, img.platform) })
-	if len(c.names.Learned()) == 0 && !unseen {
-		return
-	}
-	if err := evaluate(ctx, c.bopts, res); err != nil {
-		return
-	}
-	var wg sync.WaitGroup
-	for _, img := range images {
-		wg.Go(func() { c.names.LookForLayers(ctx, img.ref, img.platform) })
-	}
-	wg.Wait()
-	c.memory.write(ctx, c.names.Learned())
-}
-
-// pinnedImage is an image that the build has used by its digest.
-type pinnedImage struct {
-	ref      reference.Canonical
-	platform ocispecs.Platform
-}
-
-// mounted returns the images that steps of the build have run on or copied
-// from, and whose layers are therefore on the builder once it has run. Results
-// of steps that come from an imported cache need no layers of their base.
-func (c *decorated) mounted() []pinnedImage {
-	if !c.localize || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var images []pinnedImage
-	for _, img := range c.images {
-		if ref, ok := img.Ref.(reference.Canonical); ok && img.Mounted {
-			images = append(images, pinnedImage{ref, img.Platform})
-		}
-	}
-	return images
-}
-
-// memory is the ledger as package resolve sees it: reading never fails.
-type memory struct {
-	ledger *ledger.Ledger
-	warner *builderQueries
-}
-
-func newMemory(c client.Client, w *builderQueries) *memory {
-	l, err := ledger.New(c)
-	if err != nil {
-		w.defect = err
-	}
-	return &memory{ledger: l, warner: w}
-}
-
-// Read returns what is remembered under key of named.
-func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_ ledger.Entry, governed bool) {
-	if m.ledger == nil {
-		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.warner.defect))
-		return ledger.Entry{}, false
-	}
-	e, _, err := m.ledger.Read(ctx, key, "docker-image://"+named.String())
-	switch {
-	case errors.Is(err, ledger.ErrGoverned):
-		return ledger.Entry{}, true
-	case err != nil && ctx.Err() == nil:
-		m.warner.warnOnce(ctx, "read", fmt.Sprintf("what is remembered of %s cannot be read, so it counts as unknown: %v", key, err))
-	}
-	return e, false
-}
-
-// write records entries, all at once. What fails is a warning.
-func (m *memory) write(ctx context.Context, entries map[string]ledger.Entry) {
-	if m.ledger == nil {
-		return
-	}
-	var wg sync.WaitGroup
-	for key, e := range entries {
-		wg.Go(func() {
-			if err := m.ledger.Write(ctx, key, e); err != nil && ctx.Err() == nil {
-				m.warner.warnOnce(ctx, "write", fmt.Sprintf("%s is not remembered: %v", key, err))
-			}
-		})
-	}
-	wg.Wait()
 }

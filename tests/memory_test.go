@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"testing"
 
 	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
 
+	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 )
@@ -234,4 +237,38 @@ func TestMissingPlatform(t *testing.T) {
 		}
 	}
 	r.wantNoRequests(t)
+}
+
+// TestOldMemory: a month after a name was resolved, a build says so.
+func TestOldMemory(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, testengine.Config{})
+	opt := testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM REG/alpine:3.20", "RUN echo old")}
+	if w := r.build(t, opt).WarningText(); w != "" {
+		t.Errorf("a new name warns: %s", w)
+	}
+	name := r.reg.Ref("alpine:3.20")
+	testengine.MustRun(t.Context(), t, r.Buildkitd, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		l, err := ledger.New(c)
+		if err != nil {
+			return nil, err
+		}
+		e, ok, err := l.Read(ctx, name, "docker-image://"+name)
+		if err != nil || !ok {
+			return nil, fmt.Errorf("read: %v, %w", ok, err)
+		}
+		e.Image.Resolved = e.Image.Resolved.AddDate(0, 0, -45)
+		return gateway.NewResult(), l.Write(ctx, name, e)
+	})
+	res := r.build(t, opt)
+	line(t, res, "alpine:3.20 from memory, 6 weeks old")
+	if w, want := res.WarningText(), name+" was resolved 6 weeks ago: build with --pull to ask the registry again\n"; w != want {
+		t.Errorf("warning is %q, want %q", w, want)
+	}
+	opt.Opts = map[string]string{"image-resolve-mode": "pull"}
+	r.build(t, opt)
+	opt.Opts = nil
+	if w := r.build(t, opt).WarningText(); w != "" {
+		t.Errorf("after --pull: %s", w)
+	}
 }

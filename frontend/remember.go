@@ -1,0 +1,88 @@
+package frontend
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/localfront/frontend/graph"
+)
+
+// used takes note of the images that the build takes.
+func (c *decorated) used(images []graph.Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, img := range images {
+		key := img.Ref.String() + " " + platforms.FormatAll(img.Platform)
+		img.Mounted = img.Mounted || c.images[key].Mounted
+		c.images[key] = img
+	}
+}
+
+// remember writes what the build has learned to the ledger, once it is known
+// to succeed. A build that fails is left for the daemon to report, as with the
+// official frontend.
+func (c *decorated) remember(ctx context.Context, res *client.Result) {
+	images := c.mounted()
+	unseen := slices.ContainsFunc(images, func(img pinnedImage) bool { return c.names.Unseen(img.ref, img.platform) })
+	if len(c.names.Learned()) == 0 && !unseen {
+		return
+	}
+	if err := evaluate(ctx, c.bopts, res); err != nil {
+		return
+	}
+	var wg sync.WaitGroup
+	for _, img := range images {
+		wg.Go(func() { c.names.LookForLayers(ctx, img.ref, img.platform) })
+	}
+	wg.Wait()
+	c.memory.write(ctx, c.names.Learned())
+}
+
+// pinnedImage is an image that the build has used by its digest.
+type pinnedImage struct {
+	ref      reference.Canonical
+	platform ocispecs.Platform
+}
+
+// mounted returns the images that steps of the build have run on or copied
+// from, and whose layers are therefore on the builder once it has run. Results
+// of steps that come from an imported cache need no layers of their base.
+func (c *decorated) mounted() []pinnedImage {
+	if !c.localize || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var images []pinnedImage
+	for _, img := range c.images {
+		if ref, ok := img.Ref.(reference.Canonical); ok && img.Mounted {
+			images = append(images, pinnedImage{ref, img.Platform})
+		}
+	}
+	return images
+}
+
+// evaluate runs all that res refers to, and fails as it fails. Engines that
+// cannot be told to evaluate are made to by reading the result.
+func evaluate(ctx context.Context, bopts client.BuildOpts, res *client.Result) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	_ = res.EachRef(func(ref client.Reference) error {
+		eg.Go(func() error {
+			if bopts.Caps.Supports(gwpb.CapGatewayEvaluate) == nil {
+				return ref.Evaluate(ctx)
+			}
+			_, err := ref.StatFile(ctx, client.StatRequest{Path: "."})
+			return err
+		})
+		return nil
+	})
+	return eg.Wait()
+}
