@@ -94,7 +94,7 @@ demo: ## show on real engines what localfront ends
 	@hack/apt.sh
 	@hack/engines/build.sh buildkit buildx
 	@$(MAKE) -s frontend
-	@go run ./hack/demo
+	@go build -o $(CACHE)/demo ./hack/demo && exec $(CACHE)/demo
 
 .PHONY: clean
 clean: ## remove what was built; the engines stay, in .cache
