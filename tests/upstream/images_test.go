@@ -1,0 +1,159 @@
+package upstream
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/moby/buildkit/util/testutil/integration"
+
+	"github.com/org/localfront/internal/testimage"
+)
+
+// The frontends, by the names that they have in the mirror.
+const (
+	official   = "docker.io/docker/dockerfile:1"
+	localfront = "docker.io/org/localfront:1"
+)
+
+// baseImages are the images of docker.io that BuildKit's harness and suite ask
+// for, all made of busybox here. What really needs Alpine or Debian fails.
+var baseImages = []string{
+	"library/busybox:latest", "library/busybox:stable", "library/busybox:stable-musl",
+	"library/alpine:latest", "amd64/debian:bullseye-20230109-slim",
+}
+
+// fillMirror makes the folder from which the harness's mirror serves docker.io.
+func fillMirror(dir string) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	host, stop, err := integration.NewRegistry(dir)
+	if err != nil {
+		return fmt.Errorf("start registry: %w", err)
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	for _, base := range baseImages {
+		img, err := testimage.Busybox("linux/amd64", testimage.Variant(base))
+		if err != nil {
+			return err
+		}
+		if err := push(host, base, img); err != nil {
+			return err
+		}
+	}
+	idx, err := testimage.Index([]string{"linux/amd64", "linux/s390x"}, testimage.Variant("multi"))
+	if err != nil {
+		return err
+	}
+	if err := push(host, "library/multi:1", idx); err != nil {
+		return err
+	}
+	scanner, err := testimage.Busybox("linux/amd64", testimage.File("/scan.sh", scanScript), testimage.Config(func(c *v1.ConfigFile) {
+		c.Config.Entrypoint = []string{"sh", "/scan.sh"}
+		c.Config.Cmd = nil
+	}))
+	if err != nil {
+		return err
+	}
+	if err := push(host, "library/scanner:1", scanner); err != nil {
+		return err
+	}
+	for ref, find := range map[string]func() (string, error){"docker/dockerfile:1": officialBinary, "org/localfront:1": localfrontBinary} {
+		img, err := frontendImage(find)
+		if err != nil {
+			return err
+		}
+		if err := push(host, ref, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scanScript is an SBOM scanner that finds one package.
+const scanScript = `
+cat > "$BUILDKIT_SCAN_DESTINATION/sbom.spdx.json" <<EOF
+{
+  "_type": "https://in-toto.io/Statement/v0.1",
+  "predicateType": "https://spdx.dev/Document",
+  "predicate": {"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT", "name": "$(cat "$BUILDKIT_SCAN_SOURCE/name")"}
+}
+EOF
+`
+
+func push(host, ref string, content remote.Taggable) error {
+	tag, err := name.NewTag(host+"/"+ref, name.Insecure)
+	if err != nil {
+		return err
+	}
+	if idx, ok := content.(v1.ImageIndex); ok {
+		err = remote.WriteIndex(tag, idx)
+	} else {
+		err = remote.Write(tag, content.(v1.Image))
+	}
+	if err != nil {
+		return fmt.Errorf("push %s: %w", ref, err)
+	}
+	return nil
+}
+
+func officialBinary() (string, error) {
+	cache, err := testimage.CacheDir()
+	return filepath.Join(cache, "bin", "dockerfile-frontend"), err
+}
+
+// localfrontBinary is $LOCALFRONT_FRONTEND or bin/frontend, as in testengine.
+func localfrontBinary() (string, error) {
+	if binary := os.Getenv("LOCALFRONT_FRONTEND"); binary != "" {
+		return binary, nil
+	}
+	root, err := testimage.RepoRoot()
+	return filepath.Join(root, "bin", "frontend"), err
+}
+
+func frontendImage(find func() (string, error)) (v1.Image, error) {
+	binary, err := find()
+	if err != nil {
+		return nil, err
+	}
+	img, err := testimage.Frontend(binary, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w; run make engines frontend", err)
+	}
+	return img, nil
+}
+
+// archive writes an image as a tarred OCI layout, the form in which BuildKit's
+// suite takes the frontend under test.
+func archive(t *testing.T, img v1.Image) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AppendImage(img); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "image.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	if err := errors.Join(w.AddFS(os.DirFS(dir)), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
