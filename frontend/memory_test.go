@@ -309,23 +309,6 @@ func TestPolicyConverts(t *testing.T) {
 	equal(t, "requests without the policy", b.Requests(), nil)
 }
 
-func TestUnreadableMemory(t *testing.T) {
-	t.Parallel()
-	b := fakegateway.NewBuilder()
-	b.Registry.Push(alpine, fakegateway.Image{})
-	b.Registry.Push("busybox", fakegateway.Image{Content: "busybox"})
-	b.Inject(fakegateway.Fault{Kind: fakegateway.Container, Match: "/agent", Err: errUnreachable})
-	build(t, b, dockerfile("FROM alpine:3.20 AS a\nRUN true\nFROM busybox\nCOPY --from=a / /\n"))
-	var warnings []string
-	for _, w := range b.Warnings() { // which of the two comes first is chance
-		warnings = append(warnings, strings.NewReplacer(alpine, "NAME", "docker.io/library/busybox:latest", "NAME").Replace(w))
-	}
-	equal(t, "warnings", warnings, []string{
-		"what is remembered of NAME cannot be read, so it counts as unknown: dial tcp: network is unreachable",
-		"NAME is not remembered: dial tcp: network is unreachable",
-	})
-}
-
 func TestGarbageInTheLedger(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, value, warning string }{
