@@ -137,14 +137,7 @@ func frontendImage(find func() (string, error)) (v1.Image, error) {
 // suite takes the frontend under test.
 func archive(t *testing.T, img v1.Image) string {
 	t.Helper()
-	dir := t.TempDir()
-	l, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.AppendImage(img); err != nil {
-		t.Fatal(err)
-	}
+	dir := layoutDir(t, img)
 	file := filepath.Join(t.TempDir(), "image.tar")
 	f, err := os.Create(file)
 	if err != nil {
@@ -156,4 +149,18 @@ func archive(t *testing.T, img v1.Image) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// layoutDir is an OCI layout that holds an image.
+func layoutDir(t *testing.T, img v1.Image) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AppendImage(img); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
