@@ -83,6 +83,11 @@ var maskedPredicate = map[string]bool{
 	"local.session": true,
 }
 
+// pinnedMaterial is how a predicate names an image that was resolved by digest:
+// localfront resolves so what it remembers, where the official frontend asks for
+// the tag. The material's digest field says the same in both.
+var pinnedMaterial = regexp.MustCompile(`(pkg:docker/[^"?]*\?)digest=sha256:[0-9a-f]{64}&`)
+
 func maskPredicate(data []byte, tell func(string) string) (string, error) {
 	var v any
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -93,7 +98,7 @@ func maskPredicate(data []byte, tell func(string) string) (string, error) {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", " ")
 	err := enc.Encode(maskFields(v))
-	return tell(out.String()), err
+	return pinnedMaterial.ReplaceAllString(tell(out.String()), "$1"), err
 }
 
 func maskFields(v any) any {
@@ -129,11 +134,13 @@ func stepsOf(mapping map[string]any) []string {
 }
 
 // Progress. localfront says who answered a name where the official frontend
-// says that it loads metadata (docs: "the progress line says who answered"):
-// both become "resolve NAME".
+// says that it loads metadata: both become "resolve NAME". The vertices of its
+// own bookkeeping have no counterpart: the ledger's reads and writes (their
+// digest holds a nonce), the agent in them, and the look for layers.
 var (
 	loadsMetadata = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] load metadata for (\S+)$`)
-	whoAnswered   = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] (\S+)(?:,? from (?:registry|memory|Dockerfile\.lock|the builder)\b.*|, named result.*)$`)
+	whoAnswered   = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] (\S+) (?:from (?:registry|memory|Dockerfile\.lock)\b.*|pinned by digest.*)$`)
+	bookkeeping   = regexp.MustCompile(`^\[internal\] (?:agent$|ledger \S+|layers of \S+)`)
 )
 
 // normalizeProgress reduces the names of a build's vertices to the set that
@@ -141,6 +148,9 @@ var (
 func normalizeProgress(names []string, tell func(string) string) string {
 	var all []string
 	for _, name := range names {
+		if bookkeeping.MatchString(name) {
+			continue
+		}
 		name = tell(name)
 		for _, form := range []*regexp.Regexp{loadsMetadata, whoAnswered} {
 			name = form.ReplaceAllString(name, "[$1] resolve $2")
@@ -171,6 +181,14 @@ func isAllowed(name, fact string) bool {
 	})
 }
 
-// steady leaves out of a build's vertices those that are new each time by
-// design.
-func steady(vertices map[string]string) map[string]string { return vertices }
+// steady leaves out of a build's vertices those that no definition holds: a
+// name's resolution, whose line may tell its age, and bookkeeping.
+func steady(vertices map[string]string) map[string]string {
+	kept := map[string]string{}
+	for digest, name := range vertices {
+		if !bookkeeping.MatchString(name) && !whoAnswered.MatchString(name) {
+			kept[digest] = name
+		}
+	}
+	return kept
+}

@@ -139,12 +139,12 @@ type lintSeen struct {
 	rules map[string]bool
 }
 
-var ruleName = regexp.MustCompile(`"ruleName": ?"(\w+)"`)
+var ruleName = regexp.MustCompile(`(?m)^(\w+): .* \(line \d+\)$`)
 
 func (l *lintSeen) note(r *run) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, m := range ruleName.FindAllStringSubmatch(r.facts["frontend.lint result.json"], -1) {
+	for _, m := range ruleName.FindAllStringSubmatch(r.facts["first warnings"], -1) {
 		l.rules[m[1]] = true
 	}
 }

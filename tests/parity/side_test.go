@@ -209,8 +209,11 @@ func recordAnswer(name string, res *gateway.Result, err error, tell func(string)
 // tell makes texts of this side comparable: placeholders for what belongs to
 // this case and to this frontend.
 func (s *side) tell(st *stage) func(string) string {
-	replace := strings.NewReplacer(s.frontend, "FRONTEND", s.digest, "FRONTEND-DIGEST",
-		strings.ReplaceAll(s.frontend, ":", "%3A"), "FRONTEND")
+	name, _, _ := strings.Cut(s.frontend, "@")
+	purl := "pkg:docker/" + strings.Replace(name, ":", "%3A", 1)
+	purl = purl[:strings.LastIndex(purl, ":")] + "@" + purl[strings.LastIndex(purl, ":")+1:]
+	replace := strings.NewReplacer(s.frontend, "FRONTEND", purl, "pkg:FRONTEND",
+		s.digest, "FRONTEND-DIGEST", strings.TrimPrefix(s.digest, "sha256:"), "FRONTEND-DIGEST")
 	return func(text string) string { return st.names.collapse(replace.Replace(text)) }
 }
 
