@@ -134,7 +134,8 @@ func stepsOf(mapping map[string]any) []string {
 }
 
 // Progress. localfront says who answered a name where the official frontend
-// says that it loads metadata: both become "resolve NAME". The vertices of its
+// says that it loads metadata, and uses the familiar name: both become
+// "resolve NAME". The vertices of its
 // own bookkeeping have no counterpart: the ledger's reads and writes (their
 // digest holds a nonce), the agent in them, and the look for layers.
 var (
@@ -155,6 +156,7 @@ func normalizeProgress(names []string, tell func(string) string) string {
 		for _, form := range []*regexp.Regexp{loadsMetadata, whoAnswered} {
 			name = form.ReplaceAllString(name, "[$1] resolve $2")
 		}
+		name = strings.Replace(name, "resolve docker.io/library/", "resolve ", 1)
 		all = append(all, name)
 	}
 	slices.Sort(all)
@@ -172,6 +174,11 @@ var allowed = []difference{
 	{
 		cases: regexp.MustCompile(`^arg-many$`), fact: regexp.MustCompile(`^frontend\.outline result`),
 		why: "the official frontend lists the names of one ARG line in random order",
+	},
+	{
+		cases: regexp.MustCompile(`^image-missing-in-mount$|^image-missing-tag$`), fact: regexp.MustCompile(`^first progress$`),
+		why: "names are looked up side by side, and the first failure ends the build: what was in flight has a line only " +
+			"where lines come before the answer",
 	},
 }
 
@@ -192,3 +199,6 @@ func steady(vertices map[string]string) map[string]string {
 	}
 	return kept
 }
+
+// ownSubrequest is what localfront may describe beside the official subrequests.
+var ownSubrequest = regexp.MustCompile(`^frontend\.(lock|lock\.check|resolve|outdated|names)$`)

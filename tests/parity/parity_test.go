@@ -2,8 +2,8 @@ package parity
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/subrequests"
 )
 
 var update = flag.Bool("update", false, "rewrite the want sections of the corpus from the official frontend")
@@ -29,7 +30,12 @@ func TestParity(t *testing.T) {
 			}
 		}
 	})
-	if !t.Failed() {
+	t.Run("describe", func(t *testing.T) {
+		describe(t, sides, w.prepare(t, &testCase{
+			name: "describe", opts: map[string]string{}, files: map[string][]byte{"Dockerfile": []byte("FROM scratch\n")},
+		}))
+	})
+	if flag.Lookup("test.run").Value.String() == "" {
 		seen.check(t)
 	}
 }
@@ -170,9 +176,29 @@ func (l *lintSeen) check(t *testing.T) {
 	}
 }
 
-// TestDescribe compares the list of subrequests.
-func TestDescribe(t *testing.T) {
-	t.Skip("written with the runner")
+// describe compares the lists of subrequests: all of the official frontend's, as
+// they are, and none but localfront's own beside them.
+func describe(t *testing.T, sides [2]*side, st *stage) {
+	var lists [2][]subrequests.Request
+	for i, s := range sides {
+		f := facts{}
+		sess, _, err := s.session(t.Context(), st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sess.Close()
+		s.ask(t.Context(), st, sess, f, subrequests.RequestSubrequestsDescribe)
+		if err := json.Unmarshal([]byte(f[subrequests.RequestSubrequestsDescribe+" result.json"]), &lists[i]); err != nil {
+			t.Fatalf("%s: %v in %v", s.name, err, f)
+		}
+		for _, r := range lists[i] {
+			if !strings.Contains(f[subrequests.RequestSubrequestsDescribe+" result.txt"], r.Description) {
+				t.Errorf("%s: result.txt lacks %s", s.name, r.Name)
+			}
+		}
+	}
+	lists[1] = slices.DeleteFunc(lists[1], func(r subrequests.Request) bool { return ownSubrequest.MatchString(r.Name) })
+	if diff := cmp.Diff(lists[0], lists[1]); diff != "" {
+		t.Errorf("subrequests (-official +localfront):\n%s", diff)
+	}
 }
-
-var _ = fmt.Sprint

@@ -15,6 +15,9 @@ import (
 	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/frontend/subrequests/lint"
+	"github.com/moby/buildkit/frontend/subrequests/outline"
+	"github.com/moby/buildkit/frontend/subrequests/targets"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -41,13 +44,13 @@ type run struct {
 	vertices []map[string]string
 }
 
-// subrequests are what buildx asks for as --call. Of a broken case, only lint
-// is asked: it answers with the error where the others fail like the build.
-func subrequests(broken bool) []string {
+// calls are the subrequests that buildx sends as --call. Of a broken case, only
+// lint is asked: it answers with the error where the others fail like the build.
+func calls(broken bool) []string {
 	if broken {
-		return []string{"frontend.lint"}
+		return []string{lint.RequestLint}
 	}
-	return []string{"frontend.lint", "frontend.outline", "frontend.targets"}
+	return []string{lint.RequestLint, outline.RequestSubrequestsOutline, targets.RequestTargets}
 }
 
 // build runs a case: once with export, a second and third time warm, and its
@@ -60,7 +63,7 @@ func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, erro
 	}
 	defer sess.Close()
 	if asksFirst {
-		s.ask(ctx, st, sess, r.facts)
+		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
 	}
 	first := s.solve(ctx, st, sess, export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
 	r.vertices = append(r.vertices, first.digests())
@@ -74,7 +77,7 @@ func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, erro
 		}
 	}
 	if !asksFirst {
-		s.ask(ctx, st, sess, r.facts)
+		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
 	}
 	if st.broken {
 		return r, nil // a failure is as cold the second time
@@ -171,13 +174,13 @@ func (s *side) request(attrs, more map[string]string) gateway.SolveRequest {
 	return gateway.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opt}
 }
 
-// ask sends the subrequests and records their answers.
-func (s *side) ask(ctx context.Context, st *stage, sess *session.Session, f facts) {
+// ask sends subrequests, side by side, and records their answers.
+func (s *side) ask(ctx context.Context, st *stage, sess *session.Session, f facts, names ...string) {
 	var mu sync.Mutex
 	opt := s.options(st, sess)
 	_, err := s.client.Build(ctx, opt, "parity", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		eg, ctx := errgroup.WithContext(ctx)
-		for _, name := range subrequests(st.broken) {
+		for _, name := range names {
 			eg.Go(func() error {
 				res, err := c.Solve(ctx, s.request(opt.FrontendAttrs, map[string]string{
 					"requestid":     name,
