@@ -40,7 +40,7 @@ FROM checks AS test
 RUN --mount=type=bind,target=.,rw \
     --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
-    make test-unit
+    make deps test-unit
 
 FROM checks AS builds
 RUN --mount=type=bind,target=.,rw \

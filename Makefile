@@ -42,6 +42,7 @@ frontend: ## build the frontend for this machine: bin/frontend
 .PHONY: deps
 deps: ## install the Debian packages that tests and the demo need
 	@hack/apt.sh
+	@hack/busybox.sh
 
 .PHONY: engines
 engines: ## build buildkitd, buildx, registry … once, into .cache/bin

@@ -9,7 +9,6 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 cache=${LOCALFRONT_CACHE:-$PWD/.cache}
 tools=$cache/bin/lint
-modules=(. hack/lint hack/engines/*/)
 failed=()
 
 # Everything that git knows or would take in: not .cache, not bin.
@@ -24,6 +23,27 @@ scripts() {
 		'#!'*sh) echo "$f" ;;
 		esac
 	done
+}
+
+# Folders of all modules, and of those with code of their own.
+modules() {
+	files go.mod '*/go.mod' | xargs -n 1 dirname
+}
+
+modules_with_code() {
+	local m
+	modules | while read -r m; do
+		if [ -n "$(go -C "$m" list ./... 2>/dev/null | head -n 1)" ]; then echo "$m"; fi
+	done
+}
+
+# each COMMAND... runs a command in every module that has code.
+each() {
+	local m ok=0
+	for m in $(modules_with_code); do
+		(cd "$m" && "$@") || ok=1
+	done
+	return $ok
 }
 
 # check NAME COMMAND... runs one check and notes a failure.
@@ -49,7 +69,7 @@ check_format() {
 
 check_tidy() {
 	local m ok=0
-	for m in "${modules[@]}"; do
+	for m in $(modules); do
 		go -C "$m" mod tidy -diff || { echo "$m/go.mod is not tidy (make fix)" >&2; ok=1; }
 	done
 	return $ok
@@ -62,7 +82,7 @@ check_scripts() {
 fix() {
 	local m
 	files '*.go' | xargs gofmt -s -w || return
-	for m in "${modules[@]}"; do
+	for m in $(modules); do
 		go -C "$m" mod tidy || return
 	done
 }
@@ -77,9 +97,9 @@ esac
 check gofmt check_format
 check tidy check_tidy
 check shellcheck check_scripts
-check vet go vet ./...
-check revive "$tools/revive" -config hack/lint/revive.toml -formatter plain ./...
-check staticcheck "$tools/staticcheck" ./...
+check vet each go vet ./...
+check revive each "$tools/revive" -config "$PWD/hack/lint/revive.toml" -formatter plain ./...
+check staticcheck each "$tools/staticcheck" ./...
 check boundaries go test ./internal/depcheck
 
 if [ ${#failed[@]} -gt 0 ]; then
