@@ -402,6 +402,6 @@ func (s *Session) Return(_ context.Context, in *gwpb.ReturnRequest, _ ...grpc.Ca
 	if in.Error == nil && in.Result == nil {
 		return nil, errors.New("result is required")
 	}
-	s.returned = in
+	s.returned = in.CloneVT()
 	return &gwpb.ReturnResponse{}, nil
 }
