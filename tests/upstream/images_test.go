@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +13,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/buildkit/util/testutil/integration"
 
 	"github.com/org/localfront/internal/testimage"
@@ -28,8 +32,22 @@ const (
 // for, all made of busybox here. What really needs Alpine or Debian fails.
 var baseImages = []string{
 	"library/busybox:latest", "library/busybox:stable", "library/busybox:stable-musl",
-	"library/alpine:latest", "amd64/debian:bullseye-20230109-slim",
+	"library/alpine:latest", "amd64/debian:bullseye-20230109-slim", "tonistiigi/hellofs:latest",
 }
+
+// The users and groups that the suite expects of busybox and Alpine.
+const (
+	passwd = `root:x:0:0:root:/root:/bin/sh
+daemon:x:1:1:daemon:/usr/sbin:/bin/false
+nobody:x:65534:65534:nobody:/home:/bin/false
+`
+	group = `root:x:0:
+daemon:x:1:
+bin:x:2:
+wheel:x:10:root
+nobody:x:65534:
+`
+)
 
 // fillMirror makes the folder from which the harness's mirror serves docker.io.
 func fillMirror(dir string) (err error) {
@@ -43,8 +61,12 @@ func fillMirror(dir string) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 
 	for _, base := range baseImages {
-		img, err := testimage.Busybox("linux/amd64", testimage.Variant(base))
+		img, err := testimage.Busybox("linux/amd64", testimage.Variant(base),
+			testimage.File("/etc/passwd", passwd), testimage.File("/etc/group", group), testimage.File("/etc/alpine-release", "3.18.0\n"))
 		if err != nil {
+			return err
+		}
+		if img, err = withAdduser(img); err != nil {
 			return err
 		}
 		if err := push(host, base, img); err != nil {
@@ -78,6 +100,30 @@ func fillMirror(dir string) (err error) {
 		}
 	}
 	return nil
+}
+
+// adduser is the applet that Debian's busybox lacks, as "adduser -D NAME".
+const adduser = `#!/bin/sh
+set -e
+id=$((1000 + $(grep -c ':x:1[0-9][0-9][0-9]:' /etc/passwd || true)))
+echo "$2:x:$id:$id::/home/$2:/bin/sh" >> /etc/passwd
+echo "$2:x:$id:" >> /etc/group
+mkdir -p "/home/$2"
+chown "$2:$2" "/home/$2"
+`
+
+func withAdduser(img v1.Image) (v1.Image, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	err := w.WriteHeader(&tar.Header{Name: "usr/sbin/adduser", Mode: 0o755, Size: int64(len(adduser)), ModTime: testimage.Created})
+	_, werr := w.Write([]byte(adduser))
+	if err := errors.Join(err, werr, w.Close()); err != nil {
+		return nil, err
+	}
+	return mutate.Append(img, mutate.Addendum{
+		Layer:   static.NewLayer(buf.Bytes(), types.OCIUncompressedLayer),
+		History: v1.History{Created: v1.Time{Time: testimage.Created}, CreatedBy: "adduser"},
+	})
 }
 
 // scanScript is an SBOM scanner that finds one package.

@@ -161,9 +161,11 @@ func runSuite(t *testing.T, label string, find func() (string, error), names []s
 			break
 		}
 	}
-	if err := cmd.Wait(); err != nil && len(names) > 0 {
+	// 1 says that tests failed; anything else, a panic above all, that the rest
+	// was not run.
+	if err := cmd.Wait(); err != nil && (len(names) > 0 || cmd.ProcessState.ExitCode() != 1) {
 		out := tail.String()
-		t.Errorf("suite: %v\n%s", err, out[max(0, len(out)-100_000):])
+		t.Errorf("suite with %s: %v\n%s", label, err, out[max(0, len(out)-100_000):])
 	}
 	return results
 }
