@@ -3,6 +3,7 @@ package frontend
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
@@ -11,15 +12,22 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/resolve"
 )
 
 // emptyStore is the id of a content store that no client has. An image taken
 // from it can come from the builder's own content only.
 const emptyStore = "localfront-holds-nothing"
+
+// holdsTimeout bounds the question whether an image's layers are on the
+// builder. They were unpacked when last seen, so that it takes milliseconds; a
+// builder that has to unpack them again gets this long.
+const holdsTimeout = 30 * time.Second
 
 // builderQueries answers package resolve's questions with gateway calls.
 type builderQueries struct {
@@ -64,7 +72,8 @@ func (b *builderQueries) Metadata(ctx context.Context, ref reference.Canonical, 
 // of layers, though it is all of them, gives the vertex a cache key of its own
 // (source/containerimage/pull.go, mainManifestKey): a build that takes the same
 // image from the registry at this moment must not be merged with a vertex that
-// may fail.
+// may fail. A source policy that makes another image of this one is an answer
+// as well: the image is not taken from here then.
 func (b *builderQueries) Holds(ctx context.Context, ref reference.Canonical, p ocispecs.Platform, layers int) bool {
 	if !b.stores {
 		return false
@@ -79,7 +88,13 @@ func (b *builderQueries) Holds(ctx context.Context, ref reference.Canonical, p o
 	if err != nil {
 		return false
 	}
-	res, err := b.client.Solve(ctx, client.SolveRequest{Definition: def.ToPB()})
+	guarded, policy, err := graph.Guard(def.ToPB(), "docker-image://"+ref.String())
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, holdsTimeout)
+	defer cancel()
+	res, err := b.client.Solve(ctx, client.SolveRequest{Definition: guarded, SourcePolicies: []*spb.Policy{policy}})
 	if err != nil {
 		return false
 	}

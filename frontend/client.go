@@ -198,17 +198,19 @@ func (c *decorated) local(ctx context.Context, img graph.Image) (reference.Canon
 	if !c.opts.offline {
 		return nil, nil
 	}
-	a, err := c.names.Resolve(ctx, resolve.Query{Name: img.Ref, Platform: img.Platform, Step: "[internal]"})
-	if err != nil {
-		return nil, err
-	}
-	named, err := reference.ParseNormalizedNamed(a.Ref)
-	if err != nil {
-		return nil, err
-	}
-	ref, ok = named.(reference.Canonical)
-	if !ok {
-		return nil, fmt.Errorf("offline: %s has no digest on this builder", img.Ref)
+	if !ok || !c.names.Knows(ref, img.Platform) {
+		// Not one of the Dockerfile's names, but of an input's definition.
+		a, err := c.names.Resolve(ctx, resolve.Query{Name: img.Ref, Platform: img.Platform, Step: "[internal]"})
+		if err != nil {
+			return nil, err
+		}
+		named, err := reference.ParseNormalizedNamed(a.Ref)
+		if err != nil {
+			return nil, err
+		}
+		if ref, ok = named.(reference.Canonical); !ok {
+			return nil, fmt.Errorf("offline: %s has no digest on this builder", img.Ref)
+		}
 	}
 	if !c.names.Held(ref, img.Platform) {
 		return nil, &resolve.OfflineError{Name: reference.FamiliarString(img.Ref), Digest: ref.Digest(), Platform: platforms.FormatAll(img.Platform)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/gateway/client"
@@ -16,6 +17,7 @@ import (
 type memory struct {
 	ledger *ledger.Ledger
 	warner *builderQueries
+	gaveUp atomic.Bool // a read took too long, and no other shall
 }
 
 func newMemory(c client.Client, w *builderQueries) *memory {
@@ -28,6 +30,9 @@ func newMemory(c client.Client, w *builderQueries) *memory {
 
 // Read returns what is remembered under key of named.
 func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_ ledger.Entry, governed bool) {
+	if m.gaveUp.Load() {
+		return ledger.Entry{}, false
+	}
 	if m.ledger == nil {
 		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.warner.defect))
 		return ledger.Entry{}, false
@@ -36,6 +41,9 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 	switch {
 	case errors.Is(err, ledger.ErrGoverned):
 		return ledger.Entry{}, true
+	case errors.Is(err, ledger.ErrTimeout):
+		m.gaveUp.Store(true)
+		fallthrough
 	case err != nil && ctx.Err() == nil:
 		m.warner.warnOnce(ctx, "read", fmt.Sprintf("what is remembered of %s cannot be read, so it counts as unknown: %v", key, err))
 	}
@@ -44,7 +52,7 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 
 // write records entries, all at once. What fails is a warning.
 func (m *memory) write(ctx context.Context, entries map[string]ledger.Entry) {
-	if m.ledger == nil {
+	if m.ledger == nil || m.gaveUp.Load() {
 		return
 	}
 	var wg sync.WaitGroup

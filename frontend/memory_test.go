@@ -111,6 +111,7 @@ func TestOffline(t *testing.T) {
 			what:  offline,
 			wreck: func(_ *testing.T, b *fakegateway.Builder) { b.PruneLayers() },
 			err:   "alpine:3.20@" + digestOfAlpine + " is not on this builder for linux/amd64 and offline is set: build once without offline",
+			where: "Dockerfile:1",
 		},
 		{
 			name:  "another platform",
@@ -166,12 +167,12 @@ func TestGone(t *testing.T) {
 				b.Registry.Delete(alpine)
 				b.Registry.Delete("alpine@" + d.String())
 			},
-			err: "alpine:3.20: alpine:3.20 was resolved to " + digestOfAlpine + " less than a second ago, its content is gone from this builder and the registry could not give it: try again when the registry can be reached: docker.io/library/alpine:3.20@" + digestOfAlpine + ": not found",
+			err: "alpine:3.20: alpine:3.20 was resolved to " + digestOfAlpine + " less than a second ago, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: docker.io/library/alpine:3.20@" + digestOfAlpine + ": not found",
 		},
 		{
 			name:  "the registry is down",
 			wreck: func(b *fakegateway.Builder, _ digest.Digest) { b.Registry.Down("docker.io", errUnreachable) },
-			err:   "alpine:3.20: alpine:3.20 was resolved to " + digestOfAlpine + " less than a second ago, its content is gone from this builder and the registry could not give it: try again when the registry can be reached: failed to do request: Head \"docker.io/library/alpine:3.20@" + digestOfAlpine + "\": dial tcp: network is unreachable",
+			err:   "alpine:3.20: alpine:3.20 was resolved to " + digestOfAlpine + " less than a second ago, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: failed to do request: Head \"docker.io/library/alpine:3.20@" + digestOfAlpine + "\": dial tcp: network is unreachable",
 		},
 	}
 	for _, tt := range tests {
@@ -402,4 +403,55 @@ func TestMissingCapabilities(t *testing.T) {
 			equal(t, "warnings of the second build", b.Warnings(), tt.warnings)
 		})
 	}
+}
+
+// A policy may demand a checksum without another name. It must be met however
+// the image is taken.
+func TestPolicyDemandsAChecksum(t *testing.T) {
+	t.Parallel()
+	b, d := seasoned(t)
+	other := digest.FromString("another image").String()
+	rule := func(id string) *spb.Rule {
+		return &spb.Rule{
+			Action:   spb.PolicyAction_CONVERT,
+			Selector: &spb.Selector{Identifier: id, MatchType: spb.MatchType_EXACT},
+			Updates:  &spb.Update{Attrs: map[string]string{pb.AttrImageChecksum: other}},
+		}
+	}
+	b.Policy = policy(rule("docker-image://"+alpine), rule("docker-image://"+alpine+"@"+d.String()))
+	_, err := run(t, b, simple)
+	if err == nil || !strings.Contains(err.Error(), "does not match expected checksum "+other) {
+		t.Errorf("error %v, want that the checksum does not match", err)
+	}
+}
+
+// A policy that converts the very digest must be obeyed too.
+func TestPolicyConvertsTheDigest(t *testing.T) {
+	t.Parallel()
+	b, d := seasoned(t)
+	other := b.Registry.Push("mirror.test/alpine:3.20", fakegateway.Image{Content: "patched"})
+	b.Policy = policy(&spb.Rule{
+		Action:   spb.PolicyAction_CONVERT,
+		Selector: &spb.Selector{Identifier: "docker-image://" + alpine + "@" + d.String()},
+		Updates:  &spb.Update{Identifier: "docker-image://mirror.test/alpine:3.20@" + other.String()},
+	})
+	b.Registry.Down("docker.io", errUnreachable)
+	build(t, b, simple)
+	if got := b.Requests(); len(got) == 0 || !strings.Contains(got[0], "mirror.test") {
+		t.Errorf("requests %v, want that the image comes from mirror.test", got)
+	}
+}
+
+// With the docker driver and the containerd image store, docker build -t mine
+// moves the name on this very engine.
+func TestImageStoreImageBuiltAgain(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	b.AddImageStore()
+	b.Store("mine:latest", fakegateway.Image{Content: "one"}, false)
+	what := with(dockerfile("FROM mine\nRUN true\n"), "image-resolve-mode", "local")
+	build(t, b, what)
+	now := b.Store("mine:latest", fakegateway.Image{Content: "two"}, false)
+	res := build(t, b, what)
+	equal(t, "source", sources(res.Refs[""]), []string{"docker-image://docker.io/library/mine:latest@" + now.String()})
 }

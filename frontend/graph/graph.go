@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 )
@@ -74,6 +75,16 @@ func assemble(def *pb.Definition, vs []*vertex, apart []*pb.Op) (*pb.Definition,
 	}
 	out.Source = relocate(def.GetSource(), renamed)
 	return out, nil
+}
+
+// locate returns err with the places that a vertex of def comes from.
+func locate(def *pb.Definition, vertex string, err error) error {
+	for _, loc := range def.GetSource().GetLocations()[vertex].GetLocations() {
+		if i := int(loc.SourceIndex); i >= 0 && i < len(def.Source.Infos) {
+			err = errdefs.WithSource(err, &errdefs.Source{Info: def.Source.Infos[i], Ranges: loc.Ranges})
+		}
+	}
+	return err
 }
 
 // relocate returns src with its locations under the new digests.

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -327,8 +328,11 @@ func TestLocalizeReturnsTheErrorAsItIs(t *testing.T) {
 	t.Parallel()
 	want := errors.New("no")
 	_, err := Localize(define(t, graphs()["one image"]), store, func(Image) (reference.Canonical, error) { return nil, want })
-	if err != want {
+	if !errors.Is(err, want) || err.Error() != want.Error() {
 		t.Errorf("error %v, want %v", err, want)
+	}
+	if len(errdefs.Sources(err)) == 0 {
+		t.Error("the error has no place in the Dockerfile")
 	}
 }
 

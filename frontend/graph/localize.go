@@ -88,7 +88,7 @@ type Store struct {
 // definition, so that a rule about the image still denies the build.
 //
 // Where there is nothing to replace, def itself is returned. An error of local
-// is returned as it is.
+// is returned with the places in the Dockerfile that the image comes from.
 func Localize(def *pb.Definition, store Store, local func(Image) (reference.Canonical, error)) (*pb.Definition, error) {
 	vs, err := parse(def)
 	if err != nil {
@@ -102,7 +102,7 @@ func Localize(def *pb.Definition, store Store, local func(Image) (reference.Cano
 		}
 		ref, err := local(img)
 		if err != nil {
-			return nil, err
+			return nil, locate(def, v.digest, err)
 		}
 		if ref == nil || !convertible(v.op.GetSource().GetAttrs(), ref) {
 			continue
@@ -167,6 +167,9 @@ func Globalize(def *pb.Definition, storeID string) (*pb.Definition, error) {
 			src.Attrs = map[string]string{pb.AttrImageLayerLimit: limit}
 		}
 		v.meta = withCap(v.meta, string(pb.CapSourceImage))
+		if limited {
+			v.meta.Caps[string(pb.CapSourceImageLayerLimit)] = true
+		}
 	}
 	if !changed {
 		return def, nil

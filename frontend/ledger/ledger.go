@@ -28,6 +28,7 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger/agent"
 )
 
@@ -38,6 +39,9 @@ const keyPrefix = "localfront/v1 "
 // milliseconds; one that must start the agent may wait for a free slot on a
 // busy builder, and no build shall hang on what is only a cache.
 const timeout = 10 * time.Second
+
+// ErrTimeout is why a read or write that took too long was given up.
+var ErrTimeout = fmt.Errorf("the builder took longer than %s", timeout)
 
 // maxValueFile bounds what is read back, in bytes.
 const maxValueFile = 1 << 20
@@ -104,22 +108,25 @@ func New(s Solver) (*Ledger, error) {
 //
 // image is what the name stands for in a definition, and ErrGoverned says that
 // a source policy of this build denies it or puts another in its place. It
-// costs nothing to know: the daemon evaluates policies on every source op of a
-// definition, also on one that nothing depends on and that is never run.
+// costs nothing to know (graph.Guard).
 func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool, _ error) {
 	req, err := l.request(ctx, name, "")
 	if err != nil {
 		return Entry{}, false, err
 	}
-	guarded, err := guard(req, image)
+	guarded := req
+	def, policy, err := graph.Guard(req.Definition, image)
 	if err != nil {
 		return Entry{}, false, err
 	}
+	guarded.Definition, guarded.SourcePolicies = def, []*spb.Policy{policy}
 	v, err := l.solve(ctx, guarded)
-	if err != nil && ctx.Err() == nil {
-		// Without the image the read fails only if it is the ledger's fault.
-		if _, again := l.solve(ctx, req); again == nil {
-			return Entry{}, false, ErrGoverned
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrTimeout) {
+		// Without the image it fails only if it is the ledger's fault.
+		if _, bare := l.solve(ctx, req); bare == nil {
+			if v, err = l.solve(ctx, guarded); err != nil {
+				return Entry{}, false, ErrGoverned
+			}
 		}
 	}
 	if err != nil || v == "" {
@@ -153,7 +160,7 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 
 // solve runs the vertex of one key and returns its value.
 func (l *Ledger) solve(ctx context.Context, req client.SolveRequest) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the builder took longer than %s", timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrTimeout)
 	defer cancel()
 	res, err := l.solver.Solve(ctx, req)
 	if err != nil {
@@ -200,25 +207,6 @@ func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveR
 		return client.SolveRequest{}, err
 	}
 	return client.SolveRequest{Definition: def.ToPB()}, nil
-}
-
-// guard returns req with image beside its graph, and with a policy that is
-// evaluated after the user's and denies whatever is not image: what the user's
-// policy made of it, that is.
-func guard(req client.SolveRequest, image string) (client.SolveRequest, error) {
-	op := &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: image}}}
-	dt, err := op.Marshal()
-	if err != nil {
-		return req, err
-	}
-	def := req.Definition.CloneVT()
-	def.Def = append([][]byte{dt}, def.Def...)
-	req.Definition = def
-	req.SourcePolicies = []*spb.Policy{{Version: 1, Rules: []*spb.Rule{
-		{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{Identifier: "*", MatchType: spb.MatchType_WILDCARD}},
-		{Action: spb.PolicyAction_ALLOW, Selector: &spb.Selector{Identifier: image, MatchType: spb.MatchType_EXACT}},
-	}}}
-	return req, nil
 }
 
 // proxyEnv spreads value over the fields that the agent joins. The nonce makes

@@ -45,17 +45,13 @@ func (r *Resolver) remembered(ctx context.Context, q Query, n *name, img *ledger
 	if known || r.opts.Offline {
 		var a Answer
 		if a, missing = r.fromContent(ctx, q, n, ref, p, r.line(q, who)); missing == nil {
+			n.answered = img.Digest
 			r.warnOld(ctx, q, n, img)
 			return a, nil
 		}
 	}
-	switch {
-	case r.opts.Offline:
+	if r.opts.Offline {
 		return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: img.Digest, Age: r.old(img), Platform: platformKey(q.Platform), Cause: missing}
-	case q.Mode == Local && known:
-		// The engine's image store may hold the image without a record of the
-		// registry it came from: only the engine can tell.
-		return r.ask(ctx, q, n)
 	}
 	a, err := r.byDigest(ctx, q, n, img, ref)
 	if err == nil {
@@ -72,6 +68,7 @@ func (r *Resolver) byDigest(ctx context.Context, q Query, n *name, img *ledger.I
 			return a, nil // converted by a policy
 		}
 		n.learn(a, q.Platform, img.Resolved)
+		n.answered = img.Digest
 		return a, nil
 	}
 	if ctx.Err() != nil {
@@ -110,22 +107,42 @@ func (r *Resolver) reachable(ctx context.Context, q Query, n *name, ref referenc
 	return false
 }
 
-// refreshed asks the registry first since memory is older than the user wants,
-// and falls back to memory where the registry cannot answer (HTTP's
-// stale-if-error, RFC 5861).
-func (r *Resolver) refreshed(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
+// askFirst asks the engine although the name is remembered, and falls back to
+// memory where it cannot answer (HTTP's stale-if-error, RFC 5861).
+func (r *Resolver) askFirst(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
+	if n.silent {
+		return r.remembered(ctx, q, n, img)
+	}
 	a, err := r.ask(ctx, q, n)
 	if err == nil || ctx.Err() != nil {
 		return a, err
 	}
+	n.silent = true
 	a, stale := r.remembered(ctx, q, n, img)
 	if stale != nil {
 		return Answer{}, err
 	}
-	n.warn.Do(func() {
-		r.builder.Warn(ctx, fmt.Sprintf("%s: the registry could not answer, so the digest resolved %s is used although max-age is %s: %v",
-			familiar(q.Name), r.ago(img), human(r.opts.MaxAge), err))
-	})
+	if r.opts.MaxAge > 0 && r.age(img) > r.opts.MaxAge {
+		n.warn.Do(func() {
+			r.builder.Warn(ctx, fmt.Sprintf("%s: the registry could not answer, so the digest resolved %s is used although max-age is %s: %v",
+				familiar(q.Name), r.ago(img), human(r.opts.MaxAge), err))
+		})
+	}
+	return a, nil
+}
+
+// asAsked answers for one platform with what the engine has just answered for
+// another.
+func (r *Resolver) asAsked(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
+	ref, err := withDigest(q.Name, img.Digest)
+	if err != nil {
+		return Answer{}, err
+	}
+	a, err := r.builder.Ask(ctx, ref, q, r.line(q, "from registry"))
+	if err != nil {
+		return Answer{}, err
+	}
+	n.learn(a, q.Platform, img.Resolved)
 	return a, nil
 }
 
@@ -152,7 +169,11 @@ func (r *Resolver) byName(q Query, n *name, a Answer) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	if n.answered != "" && n.answered != a.Digest {
+		return Answer{}, &MixedError{Name: familiar(q.Name), Remembered: n.answered, Now: a.Digest, Platform: platformKey(q.Platform)}
+	}
 	n.learn(a, q.Platform, r.now())
+	n.asked, n.answered = true, a.Digest
 	a.Ref = ref.String()
 	return a, nil
 }

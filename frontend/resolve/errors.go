@@ -64,8 +64,24 @@ func (e *GoneError) Error() string {
 		return fmt.Sprintf("%s was resolved to %s %s, which is gone from this builder and from the registry: build with --pull to resolve the name again: %v",
 			e.Name, e.Digest, e.Age, e.Cause)
 	}
-	return fmt.Sprintf("%s was resolved to %s %s, its content is gone from this builder and the registry could not give it: try again when the registry can be reached: %v",
+	return fmt.Sprintf("%s was resolved to %s %s, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: %v",
 		e.Name, e.Digest, e.Age, e.Cause)
+}
+
+// MixedError says that one build would take two images for one name: the one
+// that is remembered for some platforms, another for the rest.
+type MixedError struct {
+	// Name is the name as people write it.
+	Name string
+	// Remembered is what is remembered, Now what the registry has.
+	Remembered, Now digest.Digest
+	// Platform is what the remembered image lacks.
+	Platform string
+}
+
+func (e *MixedError) Error() string {
+	return fmt.Sprintf("%s is remembered as %s, which has no %s, and has moved to %s: build with --pull to take one image for all platforms",
+		e.Name, e.Remembered, e.Platform, e.Now)
 }
 
 // PolicyError says that a source policy puts another image in the place of a

@@ -26,8 +26,12 @@ type name struct {
 	now      ledger.Entry
 	governed bool
 	held     map[string]bool // by digest and platform
-	asked    bool
 	warn     sync.Once
+
+	turn     sync.Mutex    // held while the name is resolved; guards what follows
+	asked    bool          // the engine has answered the name in this build
+	silent   bool          // the engine was asked and could not answer
+	answered digest.Digest // what the name has stood for in this build so far
 }
 
 // name returns the record of one name in this build.
@@ -90,16 +94,6 @@ func (n *name) otherPlatforms(p ocispecs.Platform) []ocispecs.Platform {
 	return others
 }
 
-// firstAsk reports whether the registry has not been asked yet because of the
-// memory's age, and takes note that it is now.
-func (n *name) firstAsk() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	first := !n.asked
-	n.asked = true
-	return first
-}
-
 // learn takes an answer for one platform, resolved at the given time. An
 // answer with another digest replaces all that was known.
 func (n *name) learn(a Answer, p ocispecs.Platform, resolved time.Time) {
@@ -155,6 +149,14 @@ func (r *Resolver) Held(ref reference.Canonical, p ocispecs.Platform) bool {
 		}
 	}
 	return false
+}
+
+// Knows reports whether this build has resolved a name to ref.
+func (r *Resolver) Knows(ref reference.Canonical, p ocispecs.Platform) bool {
+	return slices.ContainsFunc(r.all(), func(n *name) bool {
+		_, ok := n.platform(ref.Digest(), p)
+		return ok
+	})
 }
 
 // Unseen reports whether nobody has looked yet whether the layers of ref are

@@ -40,7 +40,9 @@ const (
 	// Pull skips memory and asks the registry (docker build --pull).
 	Pull Mode = "pull"
 	// Local is what the docker driver sends: the engine prefers its own image
-	// store.
+	// store. It is asked first, since a docker build -t or docker pull may have
+	// put another image under the name there, and only the engine can tell;
+	// memory stands in where it cannot answer.
 	Local Mode = "local"
 )
 
@@ -127,6 +129,9 @@ func New(b Builder, m Memory, opts Options, now func() time.Time) *Resolver {
 // the official frontend would show.
 func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 	n := r.name(q.Name)
+	// One platform at a time, so that what one learns counts for all.
+	n.turn.Lock()
+	defer n.turn.Unlock()
 	if n.look(ctx, r.memory, q.Name) {
 		if r.opts.Offline {
 			return Answer{}, &PolicyError{Name: familiar(q.Name)}
@@ -142,10 +147,13 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 		return Answer{}, &OfflineError{Name: familiar(q.Name)}
 	case r.opts.Offline:
 		return r.remembered(ctx, q, n, img)
+	case n.asked:
+		// Another platform of this build has just asked: one answer for all.
+		return r.asAsked(ctx, q, n, img)
 	case img == nil || q.Mode == Pull:
 		return r.ask(ctx, q, n)
-	case r.opts.MaxAge > 0 && r.age(img) > r.opts.MaxAge && n.firstAsk():
-		return r.refreshed(ctx, q, n, img)
+	case q.Mode == Local, r.opts.MaxAge > 0 && r.age(img) > r.opts.MaxAge:
+		return r.askFirst(ctx, q, n, img)
 	default:
 		return r.remembered(ctx, q, n, img)
 	}

@@ -205,7 +205,7 @@ func TestWhoAnswers(t *testing.T) {
 		{
 			name: "gone and the registry is down", mem: fresh, wreck: func(b *builder) { b.here = nil; b.down = true },
 			calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
-			err:   "alpine:3.20 was resolved to WAS about an hour ago, its content is gone from this builder and the registry could not give it: try again when the registry can be reached: the registry is down",
+			err:   "alpine:3.20 was resolved to WAS about an hour ago, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: the registry is down",
 		},
 		{
 			name: "the registry is down and nothing is known", wreck: func(b *builder) { b.down = true },
@@ -395,5 +395,47 @@ func TestLearnsEveryPlatform(t *testing.T) {
 	}}}}
 	if d := cmp.Diff(want, r.Learned()); d != "" {
 		t.Errorf("what is learned (-want +got):\n%s", d)
+	}
+}
+
+// Both platforms of one build stand for one index: while the registry is asked
+// because memory is too old, nobody may answer from memory.
+func TestMaxAgeIsOneAnswerForAllPlatforms(t *testing.T) {
+	t.Parallel()
+	asked, done := make(chan struct{}), make(chan struct{})
+	b := &builder{
+		here: set(at(was, amd64), at(was, arm64)),
+		tag:  is, has: set(at(is, amd64), at(is, arm64)),
+	}
+	b.hold = func(_, arch string) {
+		if arch == "amd64" {
+			close(asked)
+			select {
+			case <-done:
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	mem := remembering(time.Hour, ledger.Here)
+	mem.entries[alpine].Image.Platforms["linux/arm64"] = ledger.Platform{Layers: 2}
+	r := New(b, mem, Options{MaxAge: time.Minute}, func() time.Time { return now })
+	refs := map[string]string{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	resolve := func(p ocispecs.Platform) {
+		a, err := r.Resolve(t.Context(), Query{Name: parsed(t, alpine), Platform: p})
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		refs[p.Architecture] = shorten(a.Ref)
+		mu.Unlock()
+	}
+	wg.Go(func() { resolve(amd64) })
+	<-asked
+	wg.Go(func() { resolve(arm64); close(done) })
+	wg.Wait()
+	if d := cmp.Diff(map[string]string{"amd64": "alpine:3.20@IS", "arm64": "alpine:3.20@IS"}, refs); d != "" {
+		t.Errorf("references (-want +got):\n%s", d)
 	}
 }
