@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/buildkit/util/testutil/integration"
 
@@ -66,7 +67,7 @@ func fillMirror(dir string) (err error) {
 		if err != nil {
 			return err
 		}
-		if img, err = withAdduser(img); err != nil {
+		if img, err = likeDockers(img); err != nil {
 			return err
 		}
 		if err := push(host, base, img); err != nil {
@@ -112,18 +113,61 @@ mkdir -p "/home/$2"
 chown "$2:$2" "/home/$2"
 `
 
-func withAdduser(img v1.Image) (v1.Image, error) {
+// likeDockers makes an image of one layer more like Docker's busybox, and keeps
+// it at one gzipped layer, as the suite expects of base images.
+func likeDockers(img v1.Image) (v1.Image, error) {
+	rc := mutate.Extract(img)
+	defer rc.Close()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	err := w.WriteHeader(&tar.Header{Name: "usr/sbin/adduser", Mode: 0o755, Size: int64(len(adduser)), ModTime: testimage.Created})
-	_, werr := w.Write([]byte(adduser))
+	for r := tar.NewReader(rc); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = w.WriteHeader(h)
+		if _, cerr := io.Copy(w, r); err != nil || cerr != nil {
+			return nil, errors.Join(err, cerr)
+		}
+	}
+	err := errors.Join(
+		// Docker's busybox has all applets in /bin.
+		w.WriteHeader(&tar.Header{Name: "bin/awk", Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777, ModTime: testimage.Created}),
+		w.WriteHeader(&tar.Header{Name: "usr/sbin/adduser", Mode: 0o755, Size: int64(len(adduser)), ModTime: testimage.Created}),
+	)
+	_, werr := io.WriteString(w, adduser)
 	if err := errors.Join(err, werr, w.Close()); err != nil {
 		return nil, err
 	}
-	return mutate.Append(img, mutate.Addendum{
-		Layer:   static.NewLayer(buf.Bytes(), types.OCIUncompressedLayer),
-		History: v1.History{Created: v1.Time{Time: testimage.Created}, CreatedBy: "adduser"},
-	})
+	return withLayer(img, buf.Bytes())
+}
+
+// withLayer is an image with the config of another, and one layer.
+func withLayer(img v1.Image, layerTar []byte) (v1.Image, error) {
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layerTar)), nil }
+	layer, err := tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
+	if err != nil {
+		return nil, err
+	}
+	from, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	made, err := mutate.Append(base, mutate.Addendum{Layer: layer, History: from.History[0]})
+	if err != nil {
+		return nil, err
+	}
+	c, err := made.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture, c.Created, c.Config = from.OS, from.Architecture, from.Created, from.Config
+	return mutate.ConfigFile(made, c)
 }
 
 // scanScript is an SBOM scanner that finds one package.
