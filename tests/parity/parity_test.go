@@ -105,6 +105,11 @@ func checkWarm(t *testing.T, s *side, st *stage, r *run) {
 			}
 		}
 	}
+	for _, name := range r.vertices[1] {
+		if strings.HasSuffix(name, " from registry") && st.opts["image-resolve-mode"] != "pull" {
+			t.Errorf("%s: the second build does not remember: %s", s.name, name)
+		}
+	}
 	if diff := cmp.Diff(steady(r.vertices[1]), steady(r.vertices[2])); diff != "" {
 		t.Errorf("%s: definitions of the second and third build differ:\n%s", s.name, diff)
 	}
