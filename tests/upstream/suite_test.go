@@ -150,8 +150,8 @@ func lines(t *testing.T, file string) []string {
 }
 
 // matrixName is a test's name and what the harness puts after it: worker,
-// frontend and more. Subtests of the test's own are left out.
-var matrixName = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): TestIntegration/(Test\w+)((?:/[\w.]+=[\w.-]+)+) \(`)
+// frontend and more. Subtests of the test's own, deeper down, are left out.
+var matrixName = regexp.MustCompile(`^ {4}--- (PASS|FAIL|SKIP): TestIntegration/(Test\w+)((?:/[\w.]+=[\w.-]+)+) \(`)
 
 // runSuite runs the named tests of the suite, all when there is no name, with
 // a frontend. It returns how each went, by the name "TestX", for tests with a
