@@ -141,10 +141,11 @@ func stepsOf(mapping map[string]any) []string {
 // says that it loads metadata, and uses the familiar name: both become
 // "resolve NAME". The vertices of its
 // own bookkeeping have no counterpart: the ledger's reads and writes (their
-// digest holds a nonce), the agent in them, and the look for layers.
+// digest holds a nonce), the agent in them, and the look for layers. What they
+// log, when a failing build cuts them short, is left out with them.
 var (
 	loadsMetadata = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] load metadata for (\S+)$`)
-	whoAnswered   = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] (\S+) (?:from (?:registry|memory|Dockerfile\.lock)\b.*|pinned by digest.*)$`)
+	whoAnswered   = regexp.MustCompile(`^\[(.*internal|context [^\]]*)\] (\S+) (?:from (?:registry|image store or registry|memory|Dockerfile\.lock)\b.*|pinned by digest.*)$`)
 	bookkeeping   = regexp.MustCompile(`^\[internal\] (?:agent$|ledger \S+|layers of \S+)`)
 )
 

@@ -330,6 +330,9 @@ func (s *status) logs(tell func(string) string) string {
 		if v := s.vertexes[digest]; v != nil {
 			name = v.Name
 		}
+		if bookkeeping.MatchString(name) {
+			continue
+		}
 		all = append(all, tell(fmt.Sprintf("%s, stream %s:\n%s", name, stream, data)))
 	}
 	slices.Sort(all)
