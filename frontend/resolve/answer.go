@@ -131,32 +131,41 @@ func (r *Resolver) askFirst(ctx context.Context, q Query, n *name, img *ledger.I
 	return a, nil
 }
 
-// asAsked answers for one platform with what the engine has just answered for
-// another.
+// asAsked answers for one platform when the engine has just answered for
+// another. It is asked for the name again, since provenance tells platforms
+// apart by that; should the name have moved in between, the first answer counts.
 func (r *Resolver) asAsked(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
 	ref, err := withDigest(q.Name, img.Digest)
 	if err != nil {
 		return Answer{}, err
 	}
-	a, err := r.builder.Ask(ctx, ref, q, r.line(q, "from registry"))
+	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, whoIsAsked(q)))
+	if err == nil && a.Digest != img.Digest {
+		a, err = r.builder.Ask(ctx, ref, q, r.line(q, "from registry, by its digest"))
+	}
 	if err != nil {
 		return Answer{}, err
 	}
 	n.learn(a, q.Platform, img.Resolved)
+	a.Ref = ref.String()
 	return a, nil
 }
 
 // ask resolves the name through the engine and learns the answer.
 func (r *Resolver) ask(ctx context.Context, q Query, n *name) (Answer, error) {
-	who := "from registry"
-	if q.Mode == Local {
-		who = "from image store or registry"
-	}
-	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, who))
+	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, whoIsAsked(q)))
 	if err != nil {
 		return Answer{}, err
 	}
 	return r.byName(q, n, a)
+}
+
+// whoIsAsked says who answers a name that the engine is asked for.
+func whoIsAsked(q Query) string {
+	if q.Mode == Local {
+		return "from image store or registry"
+	}
+	return "from registry"
 }
 
 // byName takes what the engine answered for a name into what is learned of it.

@@ -51,7 +51,9 @@ func (r *Resolver) name(named reference.Named) *name {
 // governs the name.
 func (n *name) look(ctx context.Context, m Memory, named reference.Named) (governed bool) {
 	n.once.Do(func() {
-		e, governed := m.Read(ctx, Key(named), named)
+		// Another name that fails shall not end a read half-way: what it runs
+		// would be seen to fail.
+		e, governed := m.Read(context.WithoutCancel(ctx), Key(named), named)
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.read, n.now, n.governed = e, e.Clone(), governed
