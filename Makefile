@@ -83,7 +83,7 @@ cross: ## compile for all seven platforms
 	@for p in $(PLATFORMS); do \
 		IFS=/ read -r os arch variant <<<"$$p"; \
 		echo "cross: $$p"; \
-		GOOS=$$os GOARCH=$$arch GOARM=$${variant#v} $(GO_BUILD) -o /dev/null ./cmd/frontend; \
+		GOOS=$$os GOARCH=$$arch GOARM=$${variant#v} $(GO_BUILD) -o $(CACHE)/cross/$${p//\//-} ./cmd/frontend; \
 	done
 
 .PHONY: reproducible
