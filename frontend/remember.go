@@ -56,7 +56,7 @@ type pinnedImage struct {
 // from, and whose layers are therefore on the builder once it has run. Results
 // of steps that come from an imported cache need no layers of their base.
 func (c *decorated) mounted() []pinnedImage {
-	if !c.localize || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
+	if !c.builder.stores || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
 		return nil
 	}
 	c.mu.Lock()

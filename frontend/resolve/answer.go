@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/distribution/reference"
 
@@ -107,13 +108,19 @@ func (r *Resolver) reachable(ctx context.Context, q Query, n *name, ref referenc
 	return false
 }
 
+// patience is how long the engine may take to answer a name that is remembered.
+// A network that swallows packets would hold the build for half a minute.
+const patience = 5 * time.Second
+
 // askFirst asks the engine although the name is remembered, and falls back to
 // memory where it cannot answer (HTTP's stale-if-error, RFC 5861).
 func (r *Resolver) askFirst(ctx context.Context, q Query, n *name, img *ledger.Image) (Answer, error) {
 	if n.silent {
 		return r.remembered(ctx, q, n, img)
 	}
-	a, err := r.ask(ctx, q, n)
+	short, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a, err := r.ask(short, q, n)
 	if err == nil || ctx.Err() != nil {
 		return a, err
 	}
