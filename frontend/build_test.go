@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/internal/fakegateway"
 )
@@ -147,7 +148,7 @@ func remember(t *testing.T, b *fakegateway.Builder, name string, img ledger.Imag
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ledger.New(c)
+	l, err := ledger.New(c, graph.Guard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func recall(t *testing.T, b *fakegateway.Builder, name string) *ledger.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ledger.New(c)
+	l, err := ledger.New(c, graph.Guard)
 	if err != nil {
 		t.Fatal(err)
 	}

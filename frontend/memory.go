@@ -10,6 +10,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/gateway/client"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
 )
 
@@ -21,7 +22,7 @@ type memory struct {
 }
 
 func newMemory(c client.Client, w *builderQueries) *memory {
-	l, err := ledger.New(c)
+	l, err := ledger.New(c, graph.Guard)
 	if err != nil {
 		w.defect = err
 	}

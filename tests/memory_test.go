@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
@@ -249,7 +250,7 @@ func TestOldMemory(t *testing.T) {
 	}
 	name := r.reg.Ref("alpine:3.20")
 	testengine.MustRun(t.Context(), t, r.Buildkitd, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		l, err := ledger.New(c)
+		l, err := ledger.New(c, graph.Guard)
 		if err != nil {
 			return nil, err
 		}

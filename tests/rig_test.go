@@ -2,7 +2,6 @@ package tests
 
 import (
 	"fmt"
-	"maps"
 	"strings"
 	"testing"
 
@@ -128,18 +127,6 @@ func wantError(t *testing.T, err error, texts ...string) {
 			t.Errorf("error does not say %q:\n%v", text, err)
 		}
 	}
-}
-
-// with returns opts with more added.
-func with(opts map[string]string, more ...string) map[string]string {
-	out := maps.Clone(opts)
-	if out == nil {
-		out = map[string]string{}
-	}
-	for i := 0; i+1 < len(more); i += 2 {
-		out[more[i]] = more[i+1]
-	}
-	return out
 }
 
 // bases are lines FROM ten different images.

@@ -28,7 +28,6 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger/agent"
 )
 
@@ -68,10 +67,15 @@ type Solver interface {
 	BuildOpts() client.BuildOpts
 }
 
+// Guard returns def with a source beside it and a policy that makes solving fail
+// if the build's source policy denies the source or converts it (graph.Guard).
+type Guard func(def *pb.Definition, source string) (*pb.Definition, *spb.Policy, error)
+
 // Ledger reads and writes entries on the builder behind a gateway client. It
 // is safe for concurrent use.
 type Ledger struct {
 	solver   Solver
+	guard    Guard
 	root     llb.State
 	platform ocispecs.Platform
 	caps     apicaps.CapSet
@@ -79,7 +83,7 @@ type Ledger struct {
 
 // New returns the ledger of the builder behind s, or an error that wraps
 // ErrUnsupported.
-func New(s Solver) (*Ledger, error) {
+func New(s Solver, guard Guard) (*Ledger, error) {
 	bopts := s.BuildOpts()
 	if len(bopts.Workers) == 0 || len(bopts.Workers[0].Platforms) == 0 {
 		return nil, fmt.Errorf("%w: it names no worker", ErrUnsupported)
@@ -96,6 +100,7 @@ func New(s Solver) (*Ledger, error) {
 	}
 	return &Ledger{
 		solver:   s,
+		guard:    guard,
 		root:     llb.Scratch().File(llb.Mkfile("/agent", 0o555, bin), hidden("agent")...),
 		platform: p,
 		caps:     bopts.LLBCaps,
@@ -108,14 +113,14 @@ func New(s Solver) (*Ledger, error) {
 //
 // image is what the name stands for in a definition, and ErrGoverned says that
 // a source policy of this build denies it or puts another in its place. It
-// costs nothing to know (graph.Guard).
+// costs nothing to know, see Guard.
 func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool, _ error) {
 	req, err := l.request(ctx, name, "")
 	if err != nil {
 		return Entry{}, false, err
 	}
 	guarded := req
-	def, policy, err := graph.Guard(req.Definition, image)
+	def, policy, err := l.guard(req.Definition, image)
 	if err != nil {
 		return Entry{}, false, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/internal/fakegateway"
 )
 
@@ -33,7 +34,7 @@ func open(t *testing.T, b *fakegateway.Builder) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(c)
+	l, err := New(c, graph.Guard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,12 +239,12 @@ func TestUnsupported(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err = New(c); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), tt.want) {
+			if _, err = New(c, graph.Guard); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want ErrUnsupported about %q", err, tt.want)
 			}
 		})
 	}
-	if _, err := New(noWorker{}); !errors.Is(err, ErrUnsupported) {
+	if _, err := New(noWorker{}, graph.Guard); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("without a worker: error %v, want ErrUnsupported", err)
 	}
 }
@@ -334,7 +335,7 @@ type superseding struct {
 	other *Ledger
 }
 
-func (s superseding) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+func (s superseding) Solve(ctx context.Context, _ client.SolveRequest) (*client.Result, error) {
 	v, err := encode(entry("theirs"))
 	if err != nil {
 		return nil, err

@@ -123,11 +123,10 @@ func remembering(age time.Duration, content ledger.Content) memory {
 	}}}}
 }
 
-func parsed(t *testing.T, name string) reference.Named {
-	t.Helper()
+func parsed(name string) reference.Named {
 	n, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return reference.TagNameOnly(n)
 }
@@ -140,6 +139,160 @@ func set(keys ...string) map[string]bool {
 	return m
 }
 
+// whoAnswers are names, what is known of them, and who answers.
+var whoAnswers = []struct {
+	name  string
+	query Query // alpine for amd64 if empty
+	mem   memory
+	opts  Options
+	wreck func(b *builder)
+	calls []string
+	want  string // the reference
+	err   string
+	warns []string
+	held  bool
+	learn map[string]digest.Digest
+}{
+	{
+		name: "nothing is known", calls: []string{"ask alpine:3.20 amd64"},
+		want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
+	},
+	{
+		name: "memory", mem: remembering(time.Hour, ledger.Here), opts: Options{Layers: true},
+		calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
+		want:  "alpine:3.20@WAS", held: true,
+	},
+	{
+		name: "memory, for a lint", mem: remembering(time.Hour, ledger.Here),
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "memory, layers elsewhere", mem: remembering(time.Hour, ledger.Elsewhere), opts: Options{Layers: true},
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "memory, layers lost", mem: remembering(time.Hour, ledger.Here), opts: Options{Layers: true}, wreck: func(b *builder) { b.layers = nil },
+		calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
+		want:  "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "memory, content gone", mem: remembering(time.Hour, ledger.Here), wreck: func(b *builder) { b.here = nil },
+		calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "memory, another platform", query: Query{Platform: arm64}, mem: remembering(time.Hour, ledger.Here), wreck: func(b *builder) { b.has[at(was, arm64)] = true },
+		calls: []string{"ask alpine:3.20@WAS arm64"}, want: "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "memory without the platform", query: Query{Platform: arm64}, mem: remembering(time.Hour, ledger.Here),
+		calls: []string{"ask alpine:3.20@WAS arm64", "metadata alpine:3.20@WAS amd64", "ask alpine:3.20 arm64"},
+		want:  "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
+	},
+	{
+		name: "deleted", mem: remembering(time.Hour, ledger.Here), wreck: func(b *builder) { b.here = nil; delete(b.has, at(was, amd64)) },
+		calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
+		err:   "alpine:3.20 was resolved to WAS about an hour ago, which is gone from this builder and from the registry: build with --pull to resolve the name again: not found",
+	},
+	{
+		name: "gone and the registry is down", mem: remembering(time.Hour, ledger.Here), wreck: func(b *builder) { b.here = nil; b.down = true },
+		calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
+		err:   "alpine:3.20 was resolved to WAS about an hour ago, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: the registry is down",
+	},
+	{
+		name: "the registry is down and nothing is known", wreck: func(b *builder) { b.down = true },
+		calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down",
+	},
+	{
+		name: "--pull", query: Query{Mode: Pull}, mem: remembering(time.Hour, ledger.Here),
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
+	},
+	{
+		name: "--pull finds what is known", query: Query{Mode: Pull}, mem: remembering(time.Minute, ledger.Here), wreck: func(b *builder) { b.tag = was },
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "--pull and the registry is down", query: Query{Mode: Pull}, mem: remembering(time.Hour, ledger.Here), wreck: func(b *builder) { b.down = true },
+		calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down",
+	},
+	{
+		name: "--pull offline", query: Query{Mode: Pull}, mem: remembering(time.Hour, ledger.Here), opts: Options{Offline: true},
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "fresh enough", mem: remembering(time.Hour, ledger.Here), opts: Options{MaxAge: 2 * time.Hour},
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "too old", mem: remembering(time.Hour, ledger.Here), opts: Options{MaxAge: time.Minute},
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
+	},
+	{
+		name: "too old and the registry is down", mem: remembering(time.Hour, ledger.Here), opts: Options{MaxAge: time.Minute}, wreck: func(b *builder) { b.down = true },
+		calls: []string{"ask alpine:3.20 amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+		warns: []string{"alpine:3.20: the registry could not answer, so the digest resolved about an hour ago is used although max-age is about a minute: the registry is down"},
+	},
+	{
+		name: "too old, gone, and the registry is down", mem: remembering(time.Hour, ledger.Here), opts: Options{MaxAge: time.Minute}, wreck: func(b *builder) { b.down = true; b.here = nil },
+		calls: []string{"ask alpine:3.20 amd64", "metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
+		err:   "the registry is down",
+	},
+	{
+		name: "29 days", mem: remembering(30*day-1, ledger.Here),
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "30 days", mem: remembering(30*day, ledger.Here),
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+		warns: []string{"alpine:3.20 was resolved 4 weeks ago: build with --pull to ask the registry again"},
+	},
+	{
+		name: "offline", mem: remembering(time.Hour, ledger.Here), opts: Options{Offline: true, Layers: true}, wreck: func(b *builder) { b.down = true },
+		calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS", held: true,
+	},
+	{
+		name: "offline looks again for layers", mem: remembering(time.Hour, ledger.Elsewhere), opts: Options{Offline: true, Layers: true},
+		calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS", held: true, learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "offline and unknown", opts: Options{Offline: true},
+		err: "alpine:3.20 is not known on this builder and offline is set: build once without offline, or build where the name has been resolved before",
+	},
+	{
+		name: "offline and gone", mem: remembering(time.Hour, ledger.Here), opts: Options{Offline: true}, wreck: func(b *builder) { b.here = nil },
+		calls: []string{"metadata alpine:3.20@WAS amd64"},
+		err:   "alpine:3.20 is remembered as WAS (about an hour old), but its content for linux/amd64 is not on this builder and offline is set: build once without offline",
+	},
+	{
+		name: "offline under a policy", mem: memory{governed: true}, opts: Options{Offline: true},
+		err: "a source policy of this build puts another image in the place of alpine:3.20 and offline is set: build without offline, or name that image in the Dockerfile",
+	},
+	{
+		name: "a policy beats memory", mem: memory{entries: remembering(time.Hour, ledger.Here).entries, governed: true},
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20",
+	},
+	{
+		name: "a policy converts on the way", wreck: func(b *builder) { b.answer = func(a *Answer) { a.Ref = "mirror.test/alpine:3.20" } },
+		calls: []string{"ask alpine:3.20 amd64"}, want: "mirror.test/alpine:3.20",
+	},
+	{
+		name: "an image store without digests", query: Query{Mode: Local}, wreck: func(b *builder) { b.answer = func(a *Answer) { a.Digest = "" } },
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20",
+	},
+	{
+		name: "a digest", query: Query{Name: parsed(alpine + "@" + was.String())},
+		calls: []string{"ask alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+		learn: map[string]digest.Digest{"docker.io/library/alpine@" + was.String(): was},
+	},
+	{
+		name: "a digest offline", query: Query{Name: parsed("alpine@" + was.String())}, opts: Options{Offline: true},
+		calls: []string{"metadata alpine@WAS amd64"}, want: "alpine@WAS",
+	},
+	{
+		name: "a digest offline that is not here", query: Query{Name: parsed("alpine@" + is.String())}, opts: Options{Offline: true},
+		calls: []string{"metadata alpine@IS amd64"}, err: "alpine@IS is not on this builder for linux/amd64 and offline is set: build once without offline",
+	},
+}
+
 func TestWhoAnswers(t *testing.T) {
 	t.Parallel()
 	all := func() *builder {
@@ -148,174 +301,14 @@ func TestWhoAnswers(t *testing.T) {
 			tag: is, has: set(at(was, amd64), at(is, amd64), at(is, arm64)),
 		}
 	}
-	fresh := remembering(time.Hour, ledger.Here)
-	tests := []struct {
-		name  string
-		query Query // alpine for amd64 if empty
-		mem   memory
-		opts  Options
-		wreck func(b *builder)
-		calls []string
-		want  string // the reference
-		err   string
-		warns []string
-		held  bool
-		learn map[string]digest.Digest
-	}{
-		{
-			name: "nothing is known", calls: []string{"ask alpine:3.20 amd64"},
-			want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
-		},
-		{
-			name: "memory", mem: fresh, opts: Options{Layers: true},
-			calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
-			want:  "alpine:3.20@WAS", held: true,
-		},
-		{
-			name: "memory, for a lint", mem: fresh,
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "memory, layers elsewhere", mem: remembering(time.Hour, ledger.Elsewhere), opts: Options{Layers: true},
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "memory, layers lost", mem: fresh, opts: Options{Layers: true}, wreck: func(b *builder) { b.layers = nil },
-			calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
-			want:  "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
-		},
-		{
-			name: "memory, content gone", mem: fresh, wreck: func(b *builder) { b.here = nil },
-			calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "memory, another platform", query: Query{Platform: arm64}, mem: fresh, wreck: func(b *builder) { b.has[at(was, arm64)] = true },
-			calls: []string{"ask alpine:3.20@WAS arm64"}, want: "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
-		},
-		{
-			name: "memory without the platform", query: Query{Platform: arm64}, mem: fresh,
-			calls: []string{"ask alpine:3.20@WAS arm64", "metadata alpine:3.20@WAS amd64", "ask alpine:3.20 arm64"},
-			want:  "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
-		},
-		{
-			name: "deleted", mem: fresh, wreck: func(b *builder) { b.here = nil; delete(b.has, at(was, amd64)) },
-			calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
-			err:   "alpine:3.20 was resolved to WAS about an hour ago, which is gone from this builder and from the registry: build with --pull to resolve the name again: not found",
-		},
-		{
-			name: "gone and the registry is down", mem: fresh, wreck: func(b *builder) { b.here = nil; b.down = true },
-			calls: []string{"metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
-			err:   "alpine:3.20 was resolved to WAS about an hour ago, its content is gone from this builder and the registry could not give it: try again when it can, or build with --pull: the registry is down",
-		},
-		{
-			name: "the registry is down and nothing is known", wreck: func(b *builder) { b.down = true },
-			calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down",
-		},
-		{
-			name: "--pull", query: Query{Mode: Pull}, mem: fresh,
-			calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
-		},
-		{
-			name: "--pull finds what is known", query: Query{Mode: Pull}, mem: remembering(time.Minute, ledger.Here), wreck: func(b *builder) { b.tag = was },
-			calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "--pull and the registry is down", query: Query{Mode: Pull}, mem: fresh, wreck: func(b *builder) { b.down = true },
-			calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down",
-		},
-		{
-			name: "--pull offline", query: Query{Mode: Pull}, mem: fresh, opts: Options{Offline: true},
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "fresh enough", mem: fresh, opts: Options{MaxAge: 2 * time.Hour},
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "too old", mem: fresh, opts: Options{MaxAge: time.Minute},
-			calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@IS", learn: map[string]digest.Digest{alpine: is},
-		},
-		{
-			name: "too old and the registry is down", mem: fresh, opts: Options{MaxAge: time.Minute}, wreck: func(b *builder) { b.down = true },
-			calls: []string{"ask alpine:3.20 amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-			warns: []string{"alpine:3.20: the registry could not answer, so the digest resolved about an hour ago is used although max-age is about a minute: the registry is down"},
-		},
-		{
-			name: "too old, gone, and the registry is down", mem: fresh, opts: Options{MaxAge: time.Minute}, wreck: func(b *builder) { b.down = true; b.here = nil },
-			calls: []string{"ask alpine:3.20 amd64", "metadata alpine:3.20@WAS amd64", "ask alpine:3.20@WAS amd64", "ask alpine:3.20 amd64"},
-			err:   "the registry is down",
-		},
-		{
-			name: "29 days", mem: remembering(30*day-1, ledger.Here),
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-		},
-		{
-			name: "30 days", mem: remembering(30*day, ledger.Here),
-			calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-			warns: []string{"alpine:3.20 was resolved 4 weeks ago: build with --pull to ask the registry again"},
-		},
-		{
-			name: "offline", mem: fresh, opts: Options{Offline: true, Layers: true}, wreck: func(b *builder) { b.down = true },
-			calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS", held: true,
-		},
-		{
-			name: "offline looks again for layers", mem: remembering(time.Hour, ledger.Elsewhere), opts: Options{Offline: true, Layers: true},
-			calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS", held: true, learn: map[string]digest.Digest{alpine: was},
-		},
-		{
-			name: "offline and unknown", opts: Options{Offline: true},
-			err: "alpine:3.20 is not known on this builder and offline is set: build once without offline, or build where the name has been resolved before",
-		},
-		{
-			name: "offline and gone", mem: fresh, opts: Options{Offline: true}, wreck: func(b *builder) { b.here = nil },
-			calls: []string{"metadata alpine:3.20@WAS amd64"},
-			err:   "alpine:3.20 is remembered as WAS (about an hour old), but its content for linux/amd64 is not on this builder and offline is set: build once without offline",
-		},
-		{
-			name: "offline under a policy", mem: memory{governed: true}, opts: Options{Offline: true},
-			err: "a source policy of this build puts another image in the place of alpine:3.20 and offline is set: build without offline, or name that image in the Dockerfile",
-		},
-		{
-			name: "a policy beats memory", mem: memory{entries: fresh.entries, governed: true},
-			calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20",
-		},
-		{
-			name: "a policy converts on the way", wreck: func(b *builder) { b.answer = func(a *Answer) { a.Ref = "mirror.test/alpine:3.20" } },
-			calls: []string{"ask alpine:3.20 amd64"}, want: "mirror.test/alpine:3.20",
-		},
-		{
-			name: "an image store without digests", query: Query{Mode: Local}, wreck: func(b *builder) { b.answer = func(a *Answer) { a.Digest = "" } },
-			calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20",
-		},
-		{
-			name: "a digest", query: Query{Name: parsed(t, alpine+"@"+was.String())},
-			calls: []string{"ask alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
-			learn: map[string]digest.Digest{"docker.io/library/alpine@" + was.String(): was},
-		},
-		{
-			name: "a digest offline", query: Query{Name: parsed(t, "alpine@"+was.String())}, opts: Options{Offline: true},
-			calls: []string{"metadata alpine@WAS amd64"}, want: "alpine@WAS",
-		},
-		{
-			name: "a digest offline that is not here", query: Query{Name: parsed(t, "alpine@"+is.String())}, opts: Options{Offline: true},
-			calls: []string{"metadata alpine@IS amd64"}, err: "alpine@IS is not on this builder for linux/amd64 and offline is set: build once without offline",
-		},
-	}
-	for _, tt := range tests {
+	for _, tt := range whoAnswers {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := all()
 			if tt.wreck != nil {
 				tt.wreck(b)
 			}
-			q := tt.query
-			q.Step = "[internal]"
-			if q.Name == nil {
-				q.Name = parsed(t, alpine)
-			}
-			if q.Platform.OS == "" {
-				q.Platform = amd64
-			}
+			q := completed(tt.query)
 			r := New(b, tt.mem, tt.opts, func() time.Time { return now })
 			a, err := r.Resolve(t.Context(), q)
 			var text string
@@ -325,25 +318,38 @@ func TestWhoAnswers(t *testing.T) {
 			if r.opts.Layers {
 				slices.Sort(b.calls) // layers and metadata are asked for at once
 			}
-			diff := func(what string, got, want any) {
-				t.Helper()
-				if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
-					t.Errorf("%s (-want +got):\n%s", what, d)
-				}
-			}
-			diff("calls", b.calls, tt.calls)
-			diff("reference", shorten(a.Ref), tt.want)
-			diff("error", text, tt.err)
-			diff("warnings", b.warns, tt.warns)
+			diff(t, "calls", b.calls, tt.calls)
+			diff(t, "reference", shorten(a.Ref), tt.want)
+			diff(t, "error", text, tt.err)
+			diff(t, "warnings", b.warns, tt.warns)
 			learned := map[string]digest.Digest{}
 			for key, e := range r.Learned() {
 				learned[key] = e.Image.Digest
 			}
-			diff("what is learned", learned, tt.learn)
+			diff(t, "what is learned", learned, tt.learn)
 			if ref, err := withDigest(q.Name, was); err != nil || r.Held(ref, amd64) != tt.held {
 				t.Errorf("held: %v, want %v (%v)", !tt.held, tt.held, err)
 			}
 		})
+	}
+}
+
+// completed is q for alpine and amd64 where it says nothing else.
+func completed(q Query) Query {
+	q.Step = "[internal]"
+	if q.Name == nil {
+		q.Name = parsed(alpine)
+	}
+	if q.Platform.OS == "" {
+		q.Platform = amd64
+	}
+	return q
+}
+
+func diff(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("%s (-want +got):\n%s", what, d)
 	}
 }
 
@@ -357,7 +363,7 @@ func TestKey(t *testing.T) {
 		"alpine:3.20@" + was.String():         "docker.io/library/alpine@" + was.String(),
 		"localhost:5000/a/b:t@" + is.String(): "localhost:5000/a/b@" + is.String(),
 	} {
-		if got := Key(parsed(t, name)); got != want {
+		if got := Key(parsed(name)); got != want {
 			t.Errorf("%s: key %s, want %s", name, got, want)
 		}
 	}
@@ -368,7 +374,7 @@ func TestWarnsOncePerName(t *testing.T) {
 	b := &builder{here: set(at(was, amd64))}
 	r := New(b, remembering(365*day, ledger.Unknown), Options{}, func() time.Time { return now })
 	for range 3 {
-		if _, err := r.Resolve(t.Context(), Query{Name: parsed(t, alpine), Platform: amd64}); err != nil {
+		if _, err := r.Resolve(t.Context(), Query{Name: parsed(alpine), Platform: amd64}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -384,7 +390,7 @@ func TestLearnsEveryPlatform(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, p := range []ocispecs.Platform{amd64, arm64} {
 		wg.Go(func() {
-			if _, err := r.Resolve(t.Context(), Query{Name: parsed(t, alpine), Platform: p}); err != nil {
+			if _, err := r.Resolve(t.Context(), Query{Name: parsed(alpine), Platform: p}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -423,7 +429,7 @@ func TestMaxAgeIsOneAnswerForAllPlatforms(t *testing.T) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	resolve := func(p ocispecs.Platform) {
-		a, err := r.Resolve(t.Context(), Query{Name: parsed(t, alpine), Platform: p})
+		a, err := r.Resolve(t.Context(), Query{Name: parsed(alpine), Platform: p})
 		if err != nil {
 			t.Error(err)
 		}

@@ -18,8 +18,9 @@ const (
 	Resolve Kind = "resolve"
 	// Solve hands over a definition. Nothing runs yet.
 	Solve Kind = "solve"
-	// Read reads a file of a result, and Stat stats one; both evaluate it.
+	// Read reads a file of a result, which evaluates it.
 	Read Kind = "read"
+	// Stat stats a file of a result, which evaluates it.
 	Stat Kind = "stat"
 	// Evaluate evaluates a result.
 	Evaluate Kind = "evaluate"

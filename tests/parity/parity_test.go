@@ -118,7 +118,7 @@ func checkWarm(t *testing.T, s *side, st *stage, r *run) {
 // checkWant holds the official side against the golden section, so that a case
 // goes on covering what it says it covers.
 func checkWant(t *testing.T, st *stage, r *run) {
-	got := wantText(st, r)
+	got := wantText(r)
 	if *update {
 		if err := st.saveWant(got); err != nil {
 			t.Error(err)
@@ -134,7 +134,7 @@ func checkWant(t *testing.T, st *stage, r *run) {
 }
 
 // wantText is the golden text: the error with its position, then the warnings.
-func wantText(st *stage, r *run) string {
+func wantText(r *run) string {
 	text := r.facts["first error"] + r.facts["first error position"]
 	for line := range strings.Lines(r.facts["first warnings"]) {
 		if !strings.HasPrefix(line, " ") {
