@@ -54,9 +54,11 @@ type pinnedImage struct {
 
 // mounted returns the images that steps of the build have run on or copied
 // from, and whose layers are therefore on the builder once it has run. Results
-// of steps that come from an imported cache need no layers of their base.
+// of steps that come from an imported cache need no layers of their base. Where
+// provenance is requested there are none: it would name what looking for them
+// takes as well.
 func (c *decorated) mounted() []pinnedImage {
-	if !c.builder.stores || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
+	if !c.localize || c.bopts.Opts["cache-imports"] != "" || c.bopts.Opts["cache-from"] != "" {
 		return nil
 	}
 	c.mu.Lock()
