@@ -1,0 +1,195 @@
+package testengine
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/org/localfront/internal/testimage"
+	"github.com/org/localfront/internal/testregistry"
+)
+
+// pushed is a registry with a base image.
+func pushed(t *testing.T) *testregistry.Registry {
+	t.Helper()
+	reg := testregistry.New(t)
+	if _, err := reg.Push("library/busybox:1", variant(t, "1")); err != nil {
+		t.Fatal(err)
+	}
+	return reg
+}
+
+// TestDrivers builds through the real client on every driver, before and after
+// a restart of the daemon.
+func TestDrivers(t *testing.T) {
+	t.Parallel()
+	build := func(t *testing.T, reg *testregistry.Registry, c *CLI) {
+		t.Helper()
+		c.Write(t, map[string]string{
+			"Dockerfile":      "FROM " + reg.Ref("library/busybox:1") + " AS run\nRUN cp /etc/release /r\nFROM scratch\nCOPY --from=run /r /\n",
+			"docker-bake.hcl": `target "default" { output = ["baked"] }`,
+		})
+		start := time.Now()
+		out := c.MustBuildx(t, "build", "-o", "built", ".")
+		t.Logf("built in %s", time.Since(start))
+		if c.Read(t, "built/r") != "1\n" || !strings.Contains(out, "RUN cp /etc/release /r") {
+			t.Errorf("built %q\n%s", c.Read(t, "built/r"), out)
+		}
+		c.MustBuildx(t, "bake")
+		if got := c.Read(t, "baked/r"); got != "1\n" {
+			t.Errorf("baked %q", got)
+		}
+	}
+	for _, store := range ImageStores {
+		t.Run("docker "+string(store), func(t *testing.T) {
+			t.Parallel()
+			reg := pushed(t)
+			start := time.Now()
+			d := StartDockerd(t, DockerdConfig{ImageStore: store, Insecure: []string{reg.Host()}})
+			t.Logf("up in %s", time.Since(start))
+			c := d.CLI(t)
+			if out := c.MustBuildx(t, "inspect"); !strings.Contains(out, "Driver: docker\n") && !strings.Contains(out, "Driver:        docker\n") {
+				t.Errorf("driver:\n%s", out)
+			}
+			build(t, reg, c)
+			d.Restart(t)
+			build(t, reg, c)
+			info, err := d.API(t.Context(), http.MethodGet, "/info", nil)
+			if err != nil || strings.Contains(string(info), "io.containerd.snapshotter.v1") != (store == ContainerdStore) {
+				t.Errorf("info: %v\n%s", err, info)
+			}
+		})
+	}
+	t.Run("docker-container", func(t *testing.T) {
+		t.Parallel()
+		reg := pushed(t)
+		d := StartDockerd(t, DockerdConfig{Insecure: []string{reg.Host()}})
+		start := time.Now()
+		c := d.DockerContainerBuilder(t)
+		t.Logf("up in %s", time.Since(start))
+		build(t, reg, c)
+		d.Restart(t)
+		build(t, reg, c)
+	})
+	t.Run("remote", func(t *testing.T) {
+		t.Parallel()
+		reg, d := bench(t, OCI)
+		if _, err := reg.Push("library/busybox:1", variant(t, "1")); err != nil {
+			t.Fatal(err)
+		}
+		build(t, reg, d.CLI(t))
+	})
+}
+
+// TestMirrorOfDocker: a daemon of its own and a builder in it find Docker Hub's
+// images in a mirror.
+func TestMirrorOfDocker(t *testing.T) {
+	t.Parallel()
+	reg := pushed(t)
+	d := StartDockerd(t, DockerdConfig{Mirrors: []string{reg.Host()}})
+	for name, c := range map[string]*CLI{"docker": d.CLI(t), "docker-container": d.DockerContainerBuilder(t, "mirrored")} {
+		t.Run(name, func(t *testing.T) {
+			c.Write(t, map[string]string{"Dockerfile": "FROM busybox:1\n"})
+			reg.Reset()
+			c.MustBuildx(t, "build", ".")
+			if reg.Count(testregistry.InRepository("library/busybox")) == 0 {
+				t.Error("the mirror was not asked")
+			}
+		})
+	}
+}
+
+// TestForward: in the sandbox a registry is there, refused, and there again, as
+// it is outside.
+func TestForward(t *testing.T) {
+	t.Parallel()
+	reg := pushed(t)
+	box, err := newNetSandbox(os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer box.close()
+	f, err := newForward(box, reg.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	get := func() string {
+		out, _ := box.output("busybox", "wget", "-qO-", "http://"+reg.Host()+"/v2/")
+		return out
+	}
+	if got := get(); got != "{}" {
+		t.Errorf("with a registry: %q", got)
+	}
+	reg.Stop()
+	if got := get(); !strings.Contains(got, "Connection refused") {
+		t.Errorf("with the registry stopped: %q", got)
+	}
+	if err := reg.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * followPause)
+	if got := get(); got != "{}" {
+		t.Errorf("with the registry back: %q", got)
+	}
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if out, err := box.output("busybox", "wget", "-qO-", "http://"+other.Addr().String()); err == nil {
+		t.Errorf("another server of the machine's is reached: %s", out)
+	}
+}
+
+// TestNothingIsLeftOfDockerd looks for what remains of a daemon and a builder
+// in it.
+func TestNothingIsLeftOfDockerd(t *testing.T) {
+	t.Parallel()
+	var d *Dockerd
+	t.Run("used", func(t *testing.T) {
+		reg := pushed(t)
+		d = StartDockerd(t, DockerdConfig{Insecure: []string{reg.Host()}})
+		for _, c := range []*CLI{d.CLI(t), d.DockerContainerBuilder(t)} {
+			c.Write(t, map[string]string{"Dockerfile": "FROM " + reg.Ref("library/busybox:1") + "\nRUN true\n"})
+			c.MustBuildx(t, "build", ".")
+		}
+	})
+	if _, err := os.Stat(d.dir); !os.IsNotExist(err) {
+		t.Errorf("state is left in %s: %v", d.dir, err)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*" + d.cgroup()); len(left) > 0 {
+		t.Errorf("cgroups are left: %q", left)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+		mounts, _ := os.ReadFile(filepath.Join(p, "mountinfo"))
+		if strings.Contains(string(cmdline)+string(mounts), d.dir) {
+			t.Errorf("a process is left: %q", cmdline)
+		}
+	}
+}
+
+func variant(t *testing.T, text string) v1.Image {
+	t.Helper()
+	img, err := testimage.Busybox("linux/amd64", testimage.Variant(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// output runs a program on the sandbox's network and returns what it prints.
+func (s *netSandbox) output(name string, args ...string) (string, error) {
+	enter := []string{"-t", strconv.Itoa(s.init.pid), "-n", "--", name}
+	out, err := exec.Command("nsenter", append(enter, args...)...).CombinedOutput()
+	return string(out), err
+}
