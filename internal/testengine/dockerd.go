@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -135,6 +136,9 @@ func (d *Dockerd) args() []string {
 	return append(args, d.config.Args...)
 }
 
+// pluginLines are what containerd logs most of.
+var pluginLines = regexp.MustCompile(`(?m)^.*msg="(skip )?loading plugin".*\n`)
+
 // Start runs a stopped daemon again, on the same state and address.
 func (d *Dockerd) Start(t testing.TB) {
 	t.Helper()
@@ -241,7 +245,7 @@ func (d *Dockerd) cgroup() string { return "/" + filepath.Base(d.dir) }
 func (d *Dockerd) close(t testing.TB) {
 	t.Helper()
 	if t.Failed() {
-		t.Logf("dockerd's log ends with\n%s", tail(d.Log(), 60))
+		t.Logf("dockerd's log ends with\n%s", tail(pluginLines.ReplaceAllString(d.Log(), ""), 60))
 	}
 	for _, f := range d.forwards {
 		f.close()
