@@ -2,7 +2,10 @@
 # Installs the Debian packages that tests and the demo need, where missing.
 set -euo pipefail
 
-packages=(busybox-static iproute2 iptables qemu-user-static runc shellcheck tini)
+packages=(
+	busybox-static iproute2 iptables qemu-user-static runc shellcheck tini
+	gcc libc6-dev libseccomp-dev pkg-config # for a runc that is newer than Debian's
+)
 
 missing=()
 for p in "${packages[@]}"; do

@@ -20,7 +20,22 @@ flock 9
 
 # stamp MODULE prints what the module's binaries depend on.
 stamp() {
-	(cd "$here/$1" && { go env GOVERSION && cat go.mod go.sum; } | sha256sum | cut -d' ' -f1)
+	(cd "$here/$1" && { go env GOVERSION && printf %s "${flags[*]}" && cat go.mod go.sum; } | sha256sum | cut -d' ' -f1)
+}
+
+# how MODULE sets where its binaries go, whether C is compiled, and the flags.
+how() {
+	bin=$cache/bin cgo=0 flags=()
+	case $1 in
+	moby) flags=(-tags "netgo osusergo static_build nri_no_wasm") ;;
+	runc)
+		# In a folder of its own: containerd and buildkitd go on with Debian's,
+		# which dockerd's containers are too new for.
+		bin=$cache/bin/docker cgo=1
+		flags=(-tags "netgo osusergo seccomp" "-ldflags=-s -w -extldflags -static")
+		;;
+	esac
+	mkdir -p "$bin"
 }
 
 # fresh MODULE TOOL... succeeds when nothing is to be built.
@@ -29,12 +44,13 @@ fresh() {
 	shift
 	[ "$(cat "$cache/stamps/$module" 2>/dev/null)" = "$(stamp "$module")" ] || return 1
 	for tool in "$@"; do
-		[ -x "$cache/bin/${tool##*/}" ] || return 1
+		[ -x "$bin/${tool##*/}" ] || return 1
 	done
 }
 
 build() {
 	local module=$1 tools tool
+	how "$module"
 	tools=$(cd "$here/$module" && go list tool)
 	# shellcheck disable=SC2086 # one word per tool
 	if fresh "$module" $tools; then
@@ -44,26 +60,28 @@ build() {
 	for tool in $tools; do
 		echo "engines: building ${tool##*/} ($module)"
 		# A running engine keeps its file: build beside it, then rename.
-		(cd "$here/$module" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" \
-			-o "$cache/bin/.${tool##*/}.new" "$tool")
-		mv "$cache/bin/.${tool##*/}.new" "$cache/bin/${tool##*/}"
+		(cd "$here/$module" && CGO_ENABLED=$cgo go build -trimpath -ldflags "-s -w" "${flags[@]}" \
+			-o "$bin/.${tool##*/}.new" "$tool")
+		mv "$bin/.${tool##*/}.new" "$bin/${tool##*/}"
 	done
 	stamp "$module" >"$cache/stamps/$module"
 }
 
-# BuildKit looks for buildkit-runc first, containerd's shim for runc.
-link_runc() {
-	local runc
-	runc=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v runc) || {
-		echo "engines: no runc on this machine; run hack/apt.sh" >&2
+# link_program PROGRAM NAME... makes a program of Debian's an engine.
+link_program() {
+	local program name
+	program=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v "$1") || {
+		echo "engines: no $1 on this machine; run hack/apt.sh" >&2
 		exit 1
 	}
-	ln -sfn "$runc" "$cache/bin/runc"
-	ln -sfn "$runc" "$cache/bin/buildkit-runc"
+	shift
+	for name; do
+		ln -sfn "$program" "$cache/bin/$name"
+	done
 }
 
 if [ $# -eq 0 ]; then
-	set -- buildkit buildx containerd registry
+	set -- buildkit buildx containerd registry runc moby
 fi
 for module; do
 	[ -f "$here/$module/go.mod" ] || {
@@ -72,4 +90,7 @@ for module; do
 	}
 	build "$module"
 done
-link_runc
+# BuildKit looks for buildkit-runc first, containerd's shim for runc. dockerd
+# wants docker-init for "docker run --init".
+link_program runc runc buildkit-runc
+link_program tini-static docker-init
