@@ -95,7 +95,8 @@ func TestOffline(t *testing.T) {
 		},
 		"metadata only": {
 			opt:  testengine.BuildOpt{Dockerfile: r.dockerfile("offline", "FROM REG/lint:1", "RUN true")},
-			want: []string{"lint:1 is remembered as sha256:", "but its content for linux/amd64 is not on this builder and offline is set"},
+			// Whether the daemon has kept the metadata is its own affair.
+			want: []string{"lint:1", "is not on this builder", "and offline is set: build once without offline"},
 		},
 		"another platform": {
 			opt:  testengine.BuildOpt{Dockerfile: r.dockerfile("offline", "FROM --platform=linux/arm64 REG/missing:1")},
