@@ -94,7 +94,7 @@ func TestOffline(t *testing.T) {
 			want: []string{"unknown:1 is not known on this builder and offline is set: build once without offline"},
 		},
 		"metadata only": {
-			opt:  testengine.BuildOpt{Dockerfile: r.dockerfile("offline", "FROM REG/lint:1", "RUN true")},
+			opt: testengine.BuildOpt{Dockerfile: r.dockerfile("offline", "FROM REG/lint:1", "RUN true")},
 			// Whether the daemon has kept the metadata is its own affair.
 			want: []string{"lint:1", "is not on this builder", "and offline is set: build once without offline"},
 		},
