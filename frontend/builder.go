@@ -37,7 +37,6 @@ type builderQueries struct {
 	// registryOnly is true where provenance shall name images as the registry
 	// does.
 	registryOnly bool
-	defect       error
 
 	mu     sync.Mutex
 	vertex digest.Digest // what warnings are attached to
@@ -88,7 +87,7 @@ func (b *builderQueries) Holds(ctx context.Context, ref reference.Canonical, p o
 	if err != nil {
 		return false
 	}
-	guarded, policy, err := graph.Guard(def.ToPB(), "docker-image://"+ref.String())
+	guarded, policy, err := graph.Guard(def.ToPB(), imageScheme+ref.String())
 	if err != nil {
 		return false
 	}

@@ -15,12 +15,16 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/resolve"
 )
+
+// imageScheme starts the identifier of an image source.
+const imageScheme = srctypes.DockerImageScheme + "://"
 
 // decorated is the gateway client that BuildKit's Dockerfile frontend runs on.
 // It embeds the real one and overrides what names and definitions pass through.
@@ -129,8 +133,7 @@ func (c *decorated) defaultPlatform() ocispecs.Platform {
 // ResolveSourceMetadata answers for images as ResolveImageConfig does, and
 // leaves all other sources to the builder.
 func (c *decorated) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	const scheme = "docker-image://"
-	ref, ok := strings.CutPrefix(op.GetIdentifier(), scheme)
+	ref, ok := strings.CutPrefix(op.GetIdentifier(), imageScheme)
 	plain := opt.ImageOpt == nil || !opt.ImageOpt.AttestationChain && len(opt.ImageOpt.ResolveAttestations) == 0
 	if !ok || !plain {
 		return c.Client.ResolveSourceMetadata(ctx, op, opt)
@@ -144,7 +147,7 @@ func (c *decorated) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, 
 		return nil, err
 	}
 	op = op.CloneVT()
-	op.Identifier = scheme + a.Ref
+	op.Identifier = imageScheme + a.Ref
 	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: a.Digest, Config: a.Config}}, nil
 }
 

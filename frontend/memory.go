@@ -16,17 +16,15 @@ import (
 
 // memory is the ledger as package resolve sees it: reading never fails.
 type memory struct {
-	ledger *ledger.Ledger
+	ledger *ledger.Ledger // nil where defect says why
+	defect error
 	warner *builderQueries
 	gaveUp atomic.Bool // a read took too long, and no other shall
 }
 
 func newMemory(c client.Client, w *builderQueries) *memory {
 	l, err := ledger.New(c, graph.Guard)
-	if err != nil {
-		w.defect = err
-	}
-	return &memory{ledger: l, warner: w}
+	return &memory{ledger: l, defect: err, warner: w}
 }
 
 // Read returns what is remembered under key of named.
@@ -35,10 +33,10 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 		return ledger.Entry{}, false
 	}
 	if m.ledger == nil {
-		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.warner.defect))
+		m.warner.warnOnce(ctx, "ledger", fmt.Sprintf("names are not remembered: %v", m.defect))
 		return ledger.Entry{}, false
 	}
-	e, _, err := m.ledger.Read(ctx, key, "docker-image://"+named.String())
+	e, _, err := m.ledger.Read(ctx, key, imageScheme+named.String())
 	switch {
 	case errors.Is(err, ledger.ErrGoverned):
 		return ledger.Entry{}, true

@@ -2,7 +2,6 @@ package resolve
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -22,7 +21,7 @@ func (r *Resolver) pinned(ctx context.Context, q Query, n *name, ref reference.C
 			return a, nil
 		}
 		if r.opts.Offline {
-			return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: ref.Digest(), Platform: platformKey(q.Platform), Cause: err}
+			return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: ref.Digest(), Platform: platformKey(q.Platform)}
 		}
 	}
 	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, who+", from registry"))
@@ -42,17 +41,15 @@ func (r *Resolver) remembered(ctx context.Context, q Query, n *name, img *ledger
 	}
 	who := "from memory, " + r.old(img)
 	p, known := n.platform(img.Digest, q.Platform)
-	var missing error = errNotHere
 	if known || r.opts.Offline {
-		var a Answer
-		if a, missing = r.fromContent(ctx, q, n, ref, p, r.line(q, who)); missing == nil {
+		if a, err := r.fromContent(ctx, q, n, ref, p, r.line(q, who)); err == nil {
 			n.answered = img.Digest
 			r.warnOld(ctx, q, n, img)
 			return a, nil
 		}
 	}
 	if r.opts.Offline {
-		return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: img.Digest, Age: r.old(img), Platform: platformKey(q.Platform), Cause: missing}
+		return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: img.Digest, Age: r.old(img), Platform: platformKey(q.Platform)}
 	}
 	a, err := r.byDigest(ctx, q, n, img, ref)
 	if err == nil {
@@ -210,7 +207,7 @@ func (r *Resolver) fromContent(ctx context.Context, q Query, n *name, ref refere
 	config, err := r.builder.Metadata(ctx, ref, q, line)
 	wg.Wait()
 	if err != nil {
-		return Answer{}, errors.Join(errNotHere, err)
+		return Answer{}, err
 	}
 	a := Answer{Ref: ref.String(), Digest: ref.Digest(), Config: config}
 	if layers := layerCount(config); look && p.Layers == 0 && layers > 0 {

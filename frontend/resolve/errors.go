@@ -1,7 +1,6 @@
 package resolve
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,9 +8,6 @@ import (
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 )
-
-// errNotHere marks that content is not on the builder.
-var errNotHere = errors.New("its content is not on this builder")
 
 // The errors below do not unwrap to their cause. A cause that came over the
 // gateway carries a gRPC status, and BuildKit sends the message of an inner
@@ -29,8 +25,6 @@ type OfflineError struct {
 	Age string
 	// Platform is the platform asked for.
 	Platform string
-	// Cause is why the builder could not serve it.
-	Cause error
 }
 
 func (e *OfflineError) Error() string {
