@@ -49,7 +49,7 @@ func remembered(s *stage) {
 	s.builds("hello\n3.20.1\n")
 	s.write("message", "hello from the train\n")
 	s.builds("hello from the train\n3.20.1\n")
-	s.must(s.registry.Start())
+	s.Must(s.registry.Start())
 
 	movedTag(s)
 	s.say("A name that this builder has never seen, where the network must not be touched:")
@@ -85,7 +85,7 @@ func movedTag(s *stage) {
 	s.daemon.Restart(s)
 	s.write("message", "hello from the tunnel\n")
 	s.builds("hello from the tunnel\n3.20.2\n")
-	s.must(s.registry.Start())
+	s.Must(s.registry.Start())
 }
 
 // pushFrontend builds the frontend's image as the repository's Dockerfile says,
@@ -93,11 +93,11 @@ func movedTag(s *stage) {
 // that people pin.
 func (s *stage) pushFrontend() string {
 	root, err := testimage.RepoRoot()
-	s.must(err)
+	s.Must(err)
 	s.quietly("build", "--builder", "demo", "--build-context", "build="+filepath.Join(root, "bin"),
 		"--output", "type=image,push=true,name="+s.registry.Ref("org/localfront:1"), root)
 	digest, err := s.registry.Digest("org/localfront:1")
-	s.must(err)
+	s.Must(err)
 	return "ghcr.io/org/localfront:1@" + digest
 }
 
@@ -106,7 +106,7 @@ func (s *stage) builds(want string, args ...string) outcome {
 	o := s.build(append(args, "-o", "out")...)
 	s.promise(o.err == nil, o, "the build succeeds")
 	got, err := os.ReadFile(filepath.Join(s.dir, "out", "result"))
-	s.must(err)
+	s.Must(err)
 	s.promise(string(got) == want, o, "the result is %q, not %q", want, got)
 	return o
 }

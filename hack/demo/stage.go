@@ -3,16 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"testing"
 	"time"
 
+	"github.com/org/localfront/internal/standin"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
@@ -21,10 +20,7 @@ import (
 // stage holds what one scene uses, and takes it away at the end. The engines
 // are made for tests, so it stands in for one.
 type stage struct {
-	testing.TB // nil: only the methods below are there
-	ctx        context.Context
-	cleanups   []func()
-	failed     bool
+	*standin.TB
 
 	dir      string // the build context
 	config   string // the client's configuration
@@ -32,32 +28,14 @@ type stage struct {
 	daemon   *testengine.Buildkitd
 }
 
-// end is what ends a scene early, as a panic.
-type end struct {
-	err error
-	log bool // the daemon's log may tell more
-}
-
 // perform sets a stage, plays a scene on it and clears it again, also when the
 // scene fails or ctx ends.
-func perform(ctx context.Context, play func(*stage)) (err error) {
-	s := &stage{ctx: ctx}
-	defer s.clear()
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case end:
-			s.failed, err = r.log, r.err
-			if ctx.Err() != nil {
-				s.failed, err = false, errors.New("interrupted")
-			}
-		default:
-			panic(r)
-		}
-	}()
-	s.set()
-	play(s)
-	return nil
+func perform(ctx context.Context, play func(*stage)) error {
+	return standin.Run(ctx, "localfront-demo", func(t *standin.TB) {
+		s := &stage{TB: t}
+		s.set()
+		play(s)
+	})
 }
 
 // set starts a registry and a daemon that takes Docker Hub and ghcr.io to be
@@ -66,7 +44,7 @@ func (s *stage) set() {
 	s.dir, s.config = s.TempDir(), s.TempDir()
 	var err error
 	s.registry, err = testregistry.Open()
-	s.must(err)
+	s.Must(err)
 	s.Cleanup(s.registry.Close)
 	host := s.registry.Host()
 	s.daemon = testengine.StartBuildkitd(s, testengine.Config{
@@ -76,18 +54,12 @@ func (s *stage) set() {
 	s.quietly("create", "--name", "demo", "--driver", "remote", s.daemon.Addr())
 }
 
-func (s *stage) clear() {
-	for i := len(s.cleanups) - 1; i >= 0; i-- {
-		s.cleanups[i]()
-	}
-}
-
 // push stores a busybox as alpine:3.20 whose /etc/release is release.
 func (s *stage) push(release string) {
 	img, err := testimage.Busybox("linux/"+hostArch, testimage.Variant(release))
-	s.must(err)
+	s.Must(err)
 	_, err = s.registry.Push("library/alpine:3.20", img)
-	s.must(err)
+	s.Must(err)
 }
 
 // outcome is how a build went.
@@ -107,7 +79,7 @@ func (s *stage) build(args ...string) outcome {
 	start := time.Now()
 	out, err := s.cli(append(args, ".")...)
 	o := outcome{err: err, output: out, took: time.Since(start), requests: s.registry.Requests()}
-	s.must(s.ctx.Err())
+	s.Must(s.Context().Err())
 	o.show()
 	return o
 }
@@ -167,7 +139,7 @@ func (o outcome) about(repo string) int {
 
 // cli runs the command line client with a configuration of its own.
 func (s *stage) cli(args ...string) (string, error) {
-	cmd := exec.CommandContext(s.ctx, testengine.Bin(s, "buildx"), args...)
+	cmd := exec.CommandContext(s.Context(), testengine.Bin(s, "buildx"), args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "BUILDX_CONFIG="+s.config, "DOCKER_CONFIG="+s.config)
 	var out bytes.Buffer
@@ -185,7 +157,7 @@ func (s *stage) quietly(args ...string) {
 
 // write makes a file of the build context.
 func (s *stage) write(name, text string) {
-	s.must(os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
+	s.Must(os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
 }
 
 // promise ends the demo where a promise does not hold.
@@ -197,43 +169,5 @@ func (s *stage) promise(held bool, o outcome, format string, args ...any) {
 	for _, q := range o.requests {
 		fmt.Fprintln(&log, "  ", q)
 	}
-	panic(end{err: fmt.Errorf("broken promise: %s\nrequests:\n%soutput:\n%s", fmt.Sprintf(format, args...), &log, o.output)})
-}
-
-func (s *stage) must(err error) {
-	if err != nil {
-		s.Fatal(err)
-	}
-}
-
-// Helper implements testing.TB.
-func (*stage) Helper() {}
-
-// Cleanup implements testing.TB.
-func (s *stage) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
-
-// Failed implements testing.TB.
-func (s *stage) Failed() bool { return s.failed }
-
-// Logf implements testing.TB.
-func (*stage) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
-
-// Error implements testing.TB. Only cleaning up calls it, which goes on.
-func (s *stage) Error(args ...any) { s.Logf("%s", fmt.Sprint(args...)) }
-
-// Errorf implements testing.TB, like Error.
-func (s *stage) Errorf(format string, args ...any) { s.Logf(format, args...) }
-
-// Fatal implements testing.TB.
-func (*stage) Fatal(args ...any) { panic(end{errors.New(fmt.Sprint(args...)), true}) }
-
-// Fatalf implements testing.TB.
-func (*stage) Fatalf(format string, args ...any) { panic(end{fmt.Errorf(format, args...), true}) }
-
-// TempDir implements testing.TB.
-func (s *stage) TempDir() string {
-	dir, err := os.MkdirTemp("", "localfront-demo")
-	s.must(err)
-	s.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
+	s.End(fmt.Errorf("broken promise: %s\nrequests:\n%soutput:\n%s", fmt.Sprintf(format, args...), &log, o.output))
 }
