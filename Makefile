@@ -66,9 +66,9 @@ test-unit: ## the tests that need no engine
 	go test $(UNIT)
 
 .PHONY: agent-check
-agent-check: ## rebuild the ledger's agent and compare with the committed bytes
-	@frontend/ledger/agent/build.sh --check --install
-	@echo "agent bytes are those of agent.c"
+agent-check: ## rebuild the agents and compare with the committed bytes
+	@frontend/agents/build.sh --check --install
+	@echo "the agents' bytes are those of their sources"
 
 .PHONY: lint
 lint: ## run every linter

@@ -28,7 +28,7 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/org/localfront/frontend/ledger/agent"
+	"github.com/org/localfront/frontend/agents"
 )
 
 // keyPrefix starts every key and carries the version of the format.
@@ -85,16 +85,7 @@ type Ledger struct {
 // ErrUnsupported.
 func New(s Solver, guard Guard) (*Ledger, error) {
 	bopts := s.BuildOpts()
-	if len(bopts.Workers) == 0 || len(bopts.Workers[0].Platforms) == 0 {
-		return nil, fmt.Errorf("%w: it names no worker", ErrUnsupported)
-	}
-	for _, c := range []apicaps.CapID{pb.CapFileBase, pb.CapExecMetaProxy, pb.CapExecMetaNetwork, pb.CapMetaIgnoreCache} {
-		if err := bopts.LLBCaps.Supports(c); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
-		}
-	}
-	p := bopts.Workers[0].Platforms[0]
-	bin, err := agent.For(p)
+	bin, p, err := agents.Ledger.ForBuilder(bopts, pb.CapFileBase, pb.CapExecMetaProxy, pb.CapExecMetaNetwork, pb.CapMetaIgnoreCache)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Rebuilds bin/agent-linux-* from agent.c, the same bytes every time.
+# Rebuilds bin/AGENT-linux-ARCH from AGENT.c, the same bytes every time.
 #
 #   build.sh            build into bin/
 #   build.sh --check    build elsewhere and compare with bin/
@@ -13,7 +13,7 @@ export LC_ALL=C
 
 gcc_version=12.2.0
 ld_version=2.40
-remedy="run frontend/ledger/agent/build.sh on Debian 12 and commit bin/"
+remedy="run frontend/agents/build.sh on Debian 12 and commit bin/"
 
 # goarch, GNU triplet, and what differs from the compiler's defaults: arm is
 # built for the oldest CPU (no FP, no Thumb), so that one binary serves v5 to v8.
@@ -27,9 +27,15 @@ riscv64 riscv64-linux-gnu      -march=rv64gc -mabi=lp64d -mno-relax
 s390x   s390x-linux-gnu        -march=z196
 "
 
+# What each agent is built for: the ledger's for size, since every read carries
+# it, the other for speed, since it hashes what users build from.
+agents="
+ledger  -Os
+"
+
 # No runtime, no library, no variables at run time; nothing in the file that
 # the kernel does not load, and no calls to memcpy or strlen made up by gcc.
-cflags="-std=c11 -Os -g0 -Wall -Wextra -Werror
+cflags="-std=c11 -g0 -Wall -Wextra -Werror
 	-ffreestanding -fno-builtin -fno-tree-loop-distribute-patterns
 	-nostdlib -static -fno-pic -no-pie
 	-fno-stack-protector -fno-asynchronous-unwind-tables -fno-unwind-tables
@@ -42,13 +48,15 @@ die() {
 	exit 1
 }
 
-# each calls "$1 goarch triplet flags..." for every target.
+# each calls "$2... words" for every line of the list $1.
 each() {
-	while read -r target; do
+	list=$1
+	shift
+	while read -r line; do
 		# shellcheck disable=SC2086 # a line is several words
-		[ -z "$target" ] || "$1" $target || exit 1
+		[ -z "$line" ] || "$@" $line || exit 1
 	done <<-EOT
-		$targets
+		$list
 	EOT
 }
 
@@ -71,17 +79,21 @@ require_toolchain() {
 		die "$2-ld is version $have, the committed agents need $ld_version: use Debian 12"
 }
 
+# build compiles agent $1 with optimization $2 for goarch $3, triplet $4.
 build() {
-	name=agent-linux-$1 triplet=$2
-	shift 2
+	agent=$1 optimize=$2 name=$1-linux-$3 triplet=$4
+	shift 4
 	# shellcheck disable=SC2086 # lists of flags
-	"$triplet-gcc" $cflags "$@" $ldflags -o "$out/$name" agent.c
+	"$triplet-gcc" $cflags "$optimize" "$@" $ldflags -o "$out/$name" "$agent.c"
 }
 
 compare() {
-	cmp -s "$out/agent-linux-$1" "bin/agent-linux-$1" ||
-		die "frontend/ledger/agent/bin/agent-linux-$1 is not what agent.c builds to: $remedy"
+	cmp -s "$out/$1-linux-$3" "bin/$1-linux-$3" ||
+		die "frontend/agents/bin/$1-linux-$3 is not what $1.c builds to: $remedy"
 }
+
+# all calls "$1 agent optimization goarch triplet flags..." for all that is built.
+all() { each "$agents" each "$targets" "$1"; }
 
 check="" install=""
 for arg; do
@@ -93,7 +105,7 @@ for arg; do
 done
 cd "$(dirname "$0")"
 
-missing=$(each print_missing | paste -sd " " -)
+missing=$(each "$targets" print_missing | paste -sd " " -)
 if [ "$missing" ] && [ "$install" ]; then
 	apt-get update
 	# shellcheck disable=SC2086 # a list of packages
@@ -101,12 +113,12 @@ if [ "$missing" ] && [ "$install" ]; then
 elif [ "$missing" ]; then
 	die "missing compilers: run with --install, or apt-get install $missing"
 fi
-each require_toolchain
+each "$targets" require_toolchain
 
 out=bin
 if [ "$check" ]; then
 	out=$(mktemp -d)
 	trap 'rm -rf "$out"' EXIT
 fi
-each build
-[ -z "$check" ] || each compare
+all build
+[ -z "$check" ] || all compare
