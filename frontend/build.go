@@ -40,6 +40,11 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 		return nil, onSyntaxLine(ctx, c, err)
 	}
 	d := decorate(c, opts)
+	if id, ok := d.bopts.Opts[keyRequestID]; ok {
+		if res, ok, err := d.call(ctx, id); ok {
+			return res, err
+		}
+	}
 	res, err := builder.Build(ctx, d)
 	if err != nil || res == nil {
 		return res, err
@@ -56,6 +61,7 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 // frontend is followed only for BUILDKIT_SYNTAX, which is an explicit choice as
 // well.
 func (c *decorated) forward(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	c.forwarded = true
 	opts := maps.Clone(req.FrontendOpt)
 	if !sameRepository(opts[keySource], c.source) {
 		if _, explicit := opts[keySyntaxArg]; explicit {

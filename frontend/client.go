@@ -38,6 +38,8 @@ type decorated struct {
 	builder  *builderQueries
 	memory   *memory
 	localize bool
+	// forwarded is true once the build is another client's.
+	forwarded bool
 
 	mu     sync.Mutex
 	images map[string]graph.Image // what the build's definitions take, by reference and platform

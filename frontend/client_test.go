@@ -34,6 +34,7 @@ func TestSubrequests(t *testing.T) {
 		{id: "frontend.outline", want: `"name": "first"`},
 		{id: "frontend.targets", want: `"name": "first"`},
 		{id: "frontend.subrequests.describe", want: `"frontend.outline"`},
+		{id: "frontend.subrequests.describe", want: `"frontend.lint"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.id, func(t *testing.T) {

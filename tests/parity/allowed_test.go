@@ -206,4 +206,5 @@ func steady(vertices map[string]string) map[string]string {
 }
 
 // ownSubrequest is what localfront may describe beside the official subrequests.
-var ownSubrequest = regexp.MustCompile(`^frontend\.(lock|lock\.check|resolve|outdated|names)$`)
+// The official frontend answers lint as well, and does not say so.
+var ownSubrequest = regexp.MustCompile(`^frontend\.(lint|lock|lock\.check|lock\.policy|resolve|outdated|names)$`)
