@@ -1,0 +1,47 @@
+package lockfile
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What can be wrong with a lock. An Error wraps one of them.
+var (
+	ErrConflict   = errors.New("merge conflict")
+	ErrVersion    = errors.New("unknown version")
+	ErrKey        = errors.New("unknown key")
+	ErrDuplicate  = errors.New("named twice")
+	ErrDockerfile = errors.New("a Dockerfile")
+	ErrSize       = errors.New("too large")
+	ErrText       = errors.New("not UTF-8")
+	ErrSyntax     = errors.New("not TOML")
+	ErrName       = errors.New("no such source")
+	ErrValue      = errors.New("no such digest")
+)
+
+// ErrEmpty is returned for a file without a byte, such as `> Dockerfile.lock`
+// leaves before the build reads it. It counts as absent.
+var ErrEmpty = errors.New("the file is empty")
+
+// Error says what is wrong with a lock, where, and what to do.
+type Error struct {
+	// File is its name and Data what is in it.
+	File string
+	Data []byte
+	// Line is where, 0 if it is the whole file.
+	Line int
+	// Kind is one of this package's errors.
+	Kind error
+	// Reason says what is wrong, Remedy what to do.
+	Reason, Remedy string
+}
+
+func (e *Error) Error() string {
+	where := e.File
+	if e.Line > 0 {
+		where = fmt.Sprintf("%s:%d", e.File, e.Line)
+	}
+	return where + ": " + e.Reason + ": " + e.Remedy
+}
+
+func (e *Error) Unwrap() error { return e.Kind }
