@@ -8,13 +8,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 
 	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
+	"github.com/org/localfront/internal/await"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 )
@@ -146,21 +146,26 @@ func TestLintThenBuild(t *testing.T) {
 	})
 }
 
-// prune removes the layers of images and steps but not what is remembered, as
-// garbage collection may. The daemon lets go of metadata only when no build is
-// running any more, which it may notice a moment after the build has returned:
-// so it is told twice.
-func (r *rig) prune(t *testing.T, repo string) {
+// prune removes an image, its layers and those of steps, but not what is
+// remembered, as garbage collection may. The daemon lets go of an image's
+// metadata only when no build is running any more, which it may notice a moment
+// after the build has returned.
+func (r *rig) prune(t *testing.T, repo, manifest string) {
 	t.Helper()
 	c := r.Client(t)
-	for range 2 {
+	_, hex, _ := strings.Cut(manifest, ":")
+	await.Until(t, repo+" is gone from the daemon", func() (string, bool) {
 		for _, filter := range []string{`description~="mount / from exec"`, fmt.Sprintf(`description~="pulled from %s"`, r.reg.Ref(repo))} {
 			if err := c.Prune(t.Context(), nil, client.PruneAll, client.WithFilter([]string{filter})); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(300 * time.Millisecond)
-	}
+		left, err := filepath.Glob(filepath.Join(r.Root(), "*", "content", "blobs", "sha256", hex))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(left, "\n"), len(left) == 0
+	})
 }
 
 // TestContentGone: the name is remembered, its content is not here any more.
@@ -173,7 +178,7 @@ func TestContentGone(t *testing.T) {
 	r.push(t, "gone:1", busybox(t, "moved on"))
 
 	t.Run("registry up", func(t *testing.T) {
-		r.prune(t, "gone")
+		r.prune(t, "gone", first)
 		r.cold(t)
 		res := r.build(t, opt)
 		line(t, res, "gone:1 from registry, by the digest remembered ")
@@ -184,7 +189,7 @@ func TestContentGone(t *testing.T) {
 		}
 	})
 	t.Run("registry down", func(t *testing.T) {
-		r.prune(t, "gone")
+		r.prune(t, "gone", first)
 		r.reg.Stop()
 		r.cold(t)
 		_, err := r.tryBuild(t, opt)
@@ -197,7 +202,7 @@ func TestContentGone(t *testing.T) {
 		if err := r.reg.Delete("gone@" + first); err != nil {
 			t.Fatal(err)
 		}
-		r.prune(t, "gone")
+		r.prune(t, "gone", first)
 		r.cold(t)
 		_, err := r.tryBuild(t, opt)
 		wantError(t, err, "gone:1 was resolved to "+first, "gone from this builder and from the registry: build with --pull")

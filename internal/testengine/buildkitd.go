@@ -39,8 +39,9 @@ type Config struct {
 // Buildkitd is a running or stopped daemon.
 type Buildkitd struct {
 	config  Config
-	dir     string // short, for the sake of unix sockets
-	bin     string // engines
+	dir     string
+	remove  func() error // takes dir away
+	bin     string       // engines
 	box     *sandbox
 	daemon  *process // nil while stopped
 	ctrd    *process // nil with the OCI worker
@@ -61,12 +62,8 @@ func StartBuildkitd(t testing.TB, config Config) *Buildkitd {
 	}
 	Bin(t, "buildkitd")
 	Bin(t, "buildkit-runc")
-	// Not t.TempDir: its paths are too long for sockets.
-	dir, err := os.MkdirTemp("", "lf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Buildkitd{config: config, dir: dir, bin: binDir(t)}
+	d := &Buildkitd{config: config, bin: binDir(t)}
+	d.dir, d.remove = stateDir(t)
 	t.Cleanup(func() { d.close(t) })
 	if err := d.prepare(); err != nil {
 		t.Fatal(err)
@@ -268,7 +265,7 @@ func (d *Buildkitd) close(t testing.TB) {
 	if d.logFile != nil {
 		_ = d.logFile.Close()
 	}
-	if err := os.RemoveAll(d.dir); err != nil {
+	if err := d.remove(); err != nil {
 		t.Errorf("remove the daemon's state: %v", err)
 	}
 }

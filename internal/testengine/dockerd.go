@@ -47,8 +47,9 @@ type DockerdConfig struct {
 // same addresses as outside.
 type Dockerd struct {
 	config   DockerdConfig
-	dir      string // short, for the sake of unix sockets
-	bin      string // engines
+	dir      string
+	remove   func() error // takes dir away
+	bin      string       // engines
 	box      *netSandbox
 	daemon   *process // nil while stopped
 	forwards []*forward
@@ -70,12 +71,8 @@ func StartDockerd(t testing.TB, config DockerdConfig) *Dockerd {
 	for _, name := range dockerdTools {
 		Bin(t, name)
 	}
-	// Not t.TempDir: its paths are too long for sockets.
-	dir, err := os.MkdirTemp("", "lf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Dockerd{config: config, dir: dir, bin: binDir(t)}
+	d := &Dockerd{config: config, bin: binDir(t)}
+	d.dir, d.remove = stateDir(t)
 	t.Cleanup(func() { d.close(t) })
 	if err := d.prepare(); err != nil {
 		t.Fatalf("prepare dockerd: %v", err)
@@ -259,7 +256,7 @@ func (d *Dockerd) close(t testing.TB) {
 	if err := d.removeCgroups(); err != nil {
 		t.Errorf("remove the daemon's cgroups: %v", err)
 	}
-	if err := os.RemoveAll(d.dir); err != nil {
+	if err := d.remove(); err != nil {
 		t.Errorf("remove the daemon's state: %v", err)
 	}
 }

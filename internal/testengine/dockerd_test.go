@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/org/localfront/internal/await"
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
 )
@@ -135,10 +136,10 @@ func TestForward(t *testing.T) {
 	if err := reg.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(10 * followPause)
-	if got := get(); got != "{}" {
-		t.Errorf("with the registry back: %q", got)
-	}
+	await.Until(t, "the registry to be back", func() (string, bool) {
+		got := get()
+		return got, got == "{}"
+	})
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/org/localfront/internal/await"
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
 	"google.golang.org/grpc/codes"
@@ -83,9 +84,9 @@ func TestNothingIsLeft(t *testing.T) {
 					})
 					built <- err
 				}()
-				for len(processesUnder(d.dir, "1234")) == 0 {
-					time.Sleep(10 * time.Millisecond)
-				}
+				await.Until(t, "the step to run", func() (string, bool) {
+					return d.Log(), len(processesUnder(d.dir, "1234")) > 0
+				})
 				d.Kill(t)
 				if err := <-built; err == nil {
 					t.Error("the build of a killed daemon went well")

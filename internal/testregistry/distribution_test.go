@@ -12,13 +12,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/org/localfront/internal/await"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
@@ -190,13 +190,12 @@ func distribution(t *testing.T) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for range 500 {
-		if conn, err := net.Dial("tcp", host); err == nil {
-			conn.Close()
-			return host
+	await.Until(t, "the registry to listen", func() (string, bool) {
+		conn, err := net.Dial("tcp", host)
+		if err != nil {
+			return err.Error(), false
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("the registry did not start")
-	return ""
+		return "", conn.Close() == nil
+	})
+	return host
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/localfront/internal/await"
 )
 
 func image(t *testing.T) v1.Image {
@@ -229,9 +231,8 @@ func TestHang(t *testing.T) {
 
 	freed := make(chan error, 1)
 	go func() { freed <- pull(r, "aa:1") }()
-	for r.Count(InRepository("aa"), WithStatus(0)) < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	hanging := func() (string, bool) { return r.Log(), r.Count(InRepository("aa"), WithStatus(0)) >= 2 }
+	await.Until(t, "a request that hangs", hanging)
 	r.SetFaults("aa")
 	if err := <-freed; err != nil {
 		t.Errorf("pull after release: %v", err)
@@ -239,9 +240,7 @@ func TestHang(t *testing.T) {
 
 	r.SetFaults("aa", Fault{Hang: true})
 	go func() { freed <- pull(r, "aa:1") }()
-	for r.Count(InRepository("aa"), WithStatus(0)) < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	await.Until(t, "a request that hangs", hanging)
 	r.Stop()
 	if err := <-freed; err == nil {
 		t.Error("pull went well although the registry stopped")

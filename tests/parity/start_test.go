@@ -12,7 +12,6 @@ import (
 // the official frontend, which shows what two builds of one frontend share.
 func start(t *testing.T) (*world, [2]*side) {
 	t.Helper()
-	useMemory(t)
 	w := newWorld(t)
 	official := testengine.PushOfficial(t, w.registry)
 	local := official
@@ -31,15 +30,4 @@ func start(t *testing.T) (*world, [2]*side) {
 		}
 	}
 	return w, sides
-}
-
-// useMemory keeps the daemons' state in memory where the machine has a file
-// system for that: half of the suite's time would go into syncing to disk.
-func useMemory(t *testing.T) {
-	t.Helper()
-	const shm = "/dev/shm"
-	if dir, err := os.MkdirTemp(shm, "lf"); err == nil {
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		t.Setenv("TMPDIR", dir)
-	}
 }

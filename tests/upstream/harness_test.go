@@ -1,19 +1,20 @@
 package upstream
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/testutil/integration"
 	"github.com/moby/buildkit/util/testutil/workers"
 	"github.com/tonistiigi/fsutil"
+
+	"github.com/org/localfront/internal/await"
 )
 
 func init() {
@@ -154,21 +155,16 @@ func (r *rig) output(t *testing.T, b build) map[string]string {
 // so it may take a few tries.
 func (r *rig) forget(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(r.sb.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		if err := r.c.Prune(ctx, nil, client.PruneAll); err != nil {
+	await.Until(t, "an empty cache", func() (string, bool) {
+		if err := r.c.Prune(r.sb.Context(), nil, client.PruneAll); err != nil {
 			t.Fatal(err)
 		}
-		du, err := r.c.DiskUsage(ctx)
+		du, err := r.c.DiskUsage(r.sb.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(du) == 0 {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return fmt.Sprint(du), len(du) == 0
+	})
 }
 
 // folder is a directory with files, by relative path.

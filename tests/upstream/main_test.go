@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/buildkit/util/testutil/integration"
 
+	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 )
 
@@ -88,11 +89,11 @@ func inside(m *testing.M) (int, error) {
 	if err := findEngines(); err != nil {
 		return 1, err
 	}
-	tmp, err := os.MkdirTemp("", "upstream")
+	tmp, remove, err := testengine.NewStateDir()
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(tmp)
+	defer remove()
 	// The harness and its daemons leave files behind.
 	if err := os.Setenv("TMPDIR", tmp); err != nil {
 		return 1, err
