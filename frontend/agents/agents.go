@@ -21,6 +21,7 @@ type Agent string
 // The programs.
 const (
 	Ledger Agent = "ledger" // ledger.c: its environment to a file
+	Freeze Agent = "freeze" // freeze.c: a context to a cache mount and out of it
 )
 
 // Every architecture is embedded, since a worker's need not be the frontend's.

@@ -34,7 +34,7 @@ var arches = []arch{
 
 // limits is every agent, and a size in bytes that it stays below: each read of
 // the ledger and each frozen context carries one.
-var limits = map[Agent]int{Ledger: 10_000}
+var limits = map[Agent]int{Ledger: 10_000, Freeze: 20_000}
 
 func (a Agent) binary(t *testing.T, goarch string) []byte {
 	t.Helper()

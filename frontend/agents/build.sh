@@ -31,6 +31,7 @@ s390x   s390x-linux-gnu        -march=z196
 # it, the other for speed, since it hashes what users build from.
 agents="
 ledger  -Os
+freeze  -Os
 "
 
 # No runtime, no library, no variables at run time; nothing in the file that
