@@ -13,10 +13,11 @@ import (
 // ledger, graph}. A new package gets a line here.
 var mayImport = map[string][]string{
 	"cmd/frontend":      {"frontend"},
-	"frontend":          {"frontend/resolve", "frontend/calls", "frontend/lockfile", "frontend/ledger", "frontend/graph"},
+	"frontend":          {"frontend/resolve", "frontend/calls", "frontend/lockfile", "frontend/ledger", "frontend/freeze", "frontend/graph"},
 	"frontend/resolve":  {"frontend/lockfile", "frontend/ledger", "frontend/graph"},
 	"frontend/calls":    {"frontend/lockfile", "frontend/ledger", "frontend/graph"},
 	"frontend/lockfile": {},
+	"frontend/freeze":   {"frontend/agents", "frontend/graph"},
 	"frontend/ledger":   {"frontend/agents"},
 	"frontend/agents":   {},
 	"frontend/graph":    {},
