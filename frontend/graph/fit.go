@@ -1,0 +1,128 @@
+package graph
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
+)
+
+// UnfitError says why a definition cannot stand for its build later on.
+type UnfitError struct {
+	// Step is the name of the step at fault, as the user saw it, if it has one.
+	Step string
+	// Reason says what is wrong with it.
+	Reason string
+}
+
+func (e *UnfitError) Error() string {
+	if e.Step == "" {
+		return e.Reason
+	}
+	return fmt.Sprintf("%s: %s", e.Step, e.Reason)
+}
+
+// Fit reports, as an *UnfitError or an error that wraps ErrInvalid, why def
+// cannot be recorded and used by a later build: something in it is unknown to
+// this version, can change from one day to the next, belongs to the session of
+// one build, or would have been stripped by Record.
+//
+// It is asked when a record is written and again when one is read, since
+// anybody who can run a frontend on the builder can write one.
+func Fit(def *pb.Definition) error {
+	vs, err := parse(def)
+	if err != nil {
+		return err
+	}
+	_, vs, err = terminal(vs)
+	if err != nil {
+		return err
+	}
+	// Assembling checks that every input is there, and before its user.
+	if _, err := assemble(def, vs, nil); err != nil {
+		return err
+	}
+	for _, loc := range def.GetSource().GetLocations() {
+		for _, l := range loc.GetLocations() {
+			if i := int(l.GetSourceIndex()); i < 0 || i >= len(def.Source.Infos) {
+				return fmt.Errorf("%w: a step comes from file %d of %d", ErrInvalid, i, len(def.Source.Infos))
+			}
+		}
+	}
+	if vs, err = parse(def); err != nil { // assembling has changed them
+		return err
+	}
+	for _, v := range vs[:len(vs)-1] {
+		if reason := unfit(v); reason != "" {
+			return &UnfitError{Step: v.meta.GetDescription()[keyName], Reason: reason}
+		}
+	}
+	return nil
+}
+
+// terminal returns what a definition results in, and its other vertices.
+func terminal(vs []*vertex) (*pb.Input, []*vertex, error) {
+	if len(vs) < 2 {
+		return nil, nil, fmt.Errorf("%w: %d vertices", ErrInvalid, len(vs))
+	}
+	last := vs[len(vs)-1].op
+	if last.GetOp() != nil || len(last.GetInputs()) != 1 {
+		return nil, nil, fmt.Errorf("%w: it does not end with its result", ErrInvalid)
+	}
+	return last.Inputs[0], vs[:len(vs)-1], nil
+}
+
+// unfit says what is wrong with one vertex, "" if nothing is.
+func unfit(v *vertex) string {
+	if v.meta.GetIgnoreCache() {
+		return "its cache is ignored"
+	}
+	switch op := v.op.GetOp().(type) {
+	case *pb.Op_Source:
+		return unpinned(op.Source)
+	case *pb.Op_Exec:
+		if op.Exec.GetMeta().GetProxyEnv() != nil {
+			return "it has proxy settings"
+		}
+		return ""
+	case *pb.Op_File, *pb.Op_Merge, *pb.Op_Diff:
+		return ""
+	default:
+		return fmt.Sprintf("operation %T is unknown to this version", op)
+	}
+}
+
+// commit is the full name of a git commit.
+var commit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// unpinned says why a source may be another one tomorrow, "" if it cannot.
+func unpinned(src *pb.SourceOp) string {
+	scheme, rest, _ := strings.Cut(src.GetIdentifier(), "://")
+	switch scheme {
+	case srctypes.DockerImageScheme, srctypes.DockerImageBlobScheme:
+		ref, err := reference.ParseNormalizedNamed(rest)
+		if _, ok := ref.(reference.Canonical); err != nil || !ok {
+			return "an image without a digest, " + rest
+		}
+	case srctypes.GitScheme:
+		_, fragment, _ := strings.Cut(rest, "#")
+		ref, _, _ := strings.Cut(fragment, ":")
+		if !commit.MatchString(ref) && !commit.MatchString(src.Attrs[pb.AttrGitChecksum]) {
+			return "a git repository without a commit"
+		}
+	case srctypes.HTTPScheme, srctypes.HTTPSScheme:
+		if src.Attrs[pb.AttrHTTPChecksum] == "" {
+			return "a file from the network without a checksum"
+		}
+	case srctypes.LocalScheme:
+		return "files of the user's session"
+	case srctypes.OCIScheme, srctypes.OCIBlobScheme:
+		return "an image of the user's session"
+	default:
+		return "a source of scheme " + scheme + ", which is unknown to this version"
+	}
+	return ""
+}
