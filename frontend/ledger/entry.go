@@ -1,12 +1,14 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -92,7 +94,12 @@ func encode(e Entry) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(dt) <= plainLimit {
+	return toValue(dt)
+}
+
+// toValue returns dt as a value: as it is, or compressed where it is long.
+func toValue(dt []byte) (string, error) {
+	if len(dt) <= plainLimit && utf8.Valid(dt) && !bytes.ContainsRune(dt, 0) {
 		return string(dt), nil
 	}
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
@@ -106,23 +113,34 @@ func encode(e Entry) (string, error) {
 	return v, nil
 }
 
+// fromValue is the inverse of toValue.
+func fromValue(v string) ([]byte, error) {
+	packed, ok := strings.CutPrefix(v, compressedPrefix)
+	if !ok {
+		return []byte(v), nil
+	}
+	raw, err := base64.StdEncoding.DecodeString(packed)
+	if err != nil {
+		return nil, fmt.Errorf("ledger value: %w", err)
+	}
+	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(decodedLimit))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	dt, err := r.DecodeAll(raw, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ledger value: %w", err)
+	}
+	return dt, nil
+}
+
 // decode is the inverse of encode. Every value that is not an entry of this
 // version is an error.
 func decode(v string) (Entry, error) {
-	dt := []byte(v)
-	if packed, ok := strings.CutPrefix(v, compressedPrefix); ok {
-		raw, err := base64.StdEncoding.DecodeString(packed)
-		if err != nil {
-			return Entry{}, fmt.Errorf("ledger value: %w", err)
-		}
-		r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(decodedLimit))
-		if err != nil {
-			return Entry{}, err
-		}
-		defer r.Close()
-		if dt, err = r.DecodeAll(raw, nil); err != nil {
-			return Entry{}, fmt.Errorf("ledger value: %w", err)
-		}
+	dt, err := fromValue(v)
+	if err != nil {
+		return Entry{}, err
 	}
 	var e Entry
 	if err := json.Unmarshal(dt, &e); err != nil {

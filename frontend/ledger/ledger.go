@@ -40,7 +40,16 @@ const keyPrefix = "localfront/v1 "
 const timeout = 10 * time.Second
 
 // ErrTimeout is why a read or write that took too long was given up.
-var ErrTimeout = fmt.Errorf("the builder took longer than %s", timeout)
+var ErrTimeout = errors.New("the builder took too long")
+
+// timeoutError is an ErrTimeout that says how long.
+type timeoutError time.Duration
+
+func (e timeoutError) Error() string {
+	return fmt.Sprintf("the builder took longer than %s", time.Duration(e))
+}
+
+func (e timeoutError) Is(target error) bool { return target == ErrTimeout }
 
 // maxValueFile bounds what is read back, in bytes.
 const maxValueFile = 1 << 20
@@ -116,11 +125,11 @@ func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool
 		return Entry{}, false, err
 	}
 	guarded.Definition, guarded.SourcePolicies = def, []*spb.Policy{policy}
-	v, err := l.solve(ctx, guarded)
+	v, err := l.solve(ctx, guarded, timeout)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrTimeout) {
 		// Without the image it fails only if it is the ledger's fault.
-		if _, bare := l.solve(ctx, req); bare == nil {
-			if v, err = l.solve(ctx, guarded); err != nil {
+		if _, bare := l.solve(ctx, req, timeout); bare == nil {
+			if v, err = l.solve(ctx, guarded, timeout); err != nil {
 				return Entry{}, false, ErrGoverned
 			}
 		}
@@ -144,7 +153,7 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	if err != nil {
 		return err
 	}
-	kept, err := l.solve(ctx, req)
+	kept, err := l.solve(ctx, req, timeout)
 	if err != nil {
 		return err
 	}
@@ -155,8 +164,8 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 }
 
 // solve runs the vertex of one key and returns its value.
-func (l *Ledger) solve(ctx context.Context, req client.SolveRequest) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrTimeout)
+func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, timeoutError(limit))
 	defer cancel()
 	res, err := l.solver.Solve(ctx, req)
 	if err != nil {

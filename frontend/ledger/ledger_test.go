@@ -25,11 +25,19 @@ const (
 	alpineID = "docker-image://" + alpine
 )
 
-// open returns the ledger of b in a build of its own.
+// open returns the ledger of b in a build of its own, which runs until the test
+// ends.
 func open(t *testing.T, b *fakegateway.Builder) *Ledger {
 	t.Helper()
+	l, end := start(t, b)
+	t.Cleanup(end)
+	return l
+}
+
+// start returns the ledger of b in a build of its own, and what ends that.
+func start(t *testing.T, b *fakegateway.Builder) (*Ledger, func()) {
+	t.Helper()
 	s := b.Session(fakegateway.Build{})
-	t.Cleanup(s.Close)
 	c, err := s.Client(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +46,7 @@ func open(t *testing.T, b *fakegateway.Builder) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l
+	return l, s.Close
 }
 
 func entry(d string) Entry {
@@ -50,6 +58,14 @@ func write(t *testing.T, l *Ledger, e Entry) {
 	if err := l.Write(t.Context(), alpine, e); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// wrote writes in a build that has ended.
+func wrote(t *testing.T, b *fakegateway.Builder, e Entry) {
+	t.Helper()
+	l, end := start(t, b)
+	defer end()
+	write(t, l, e)
 }
 
 func read(t *testing.T, l *Ledger) (Entry, bool) {
@@ -67,8 +83,8 @@ func TestReadsWhatWasWrittenLast(t *testing.T) {
 	if _, ok := read(t, open(t, b)); ok {
 		t.Error("an empty ledger has an entry")
 	}
-	write(t, open(t, b), entry("one"))
-	write(t, open(t, b), entry("two"))
+	wrote(t, b, entry("one"))
+	wrote(t, b, entry("two"))
 	b.ClearLog()
 	got, ok := read(t, open(t, b))
 	if diff := cmp.Diff(entry("two"), got); !ok || diff != "" {
@@ -86,7 +102,7 @@ func TestReadsPastABuildThatRuns(t *testing.T) {
 	b := fakegateway.NewBuilder()
 	slow := open(t, b)
 	read(t, slow)
-	write(t, open(t, b), entry("new"))
+	wrote(t, b, entry("new"))
 	for name, l := range map[string]*Ledger{"another build": open(t, b), "the same build": slow} {
 		if got, _ := read(t, l); !cmp.Equal(got, entry("new")) {
 			t.Errorf("%s reads %+v", name, got)
@@ -98,7 +114,7 @@ func TestLargeEntry(t *testing.T) {
 	t.Parallel()
 	b := fakegateway.NewBuilder()
 	want := platformed(5000)
-	write(t, open(t, b), want)
+	wrote(t, b, want)
 	if got, _ := read(t, open(t, b)); !cmp.Equal(got, want) {
 		t.Error("another entry came back")
 	}
@@ -272,7 +288,7 @@ func TestGoverned(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := fakegateway.NewBuilder()
-			write(t, open(t, b), entry("one"))
+			wrote(t, b, entry("one"))
 			b.Policy = &spb.Policy{Version: 1, Rules: []*spb.Rule{tt.rule}}
 			_, ok, err := open(t, b).Read(t.Context(), alpine, alpineID)
 			if !errors.Is(err, tt.want) || ok != (tt.want == nil) {

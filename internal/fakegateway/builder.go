@@ -47,12 +47,13 @@ type Builder struct {
 	warm     map[string]bool          // repositories in the resolver pool
 	cache    map[digest.Digest]*result
 	active   map[digest.Digest]*flight
+	index    map[digest.Digest]*flight // by cache key, see merge
 	sessions int
 }
 
 // NewBuilder returns an empty builder for linux/amd64.
 func NewBuilder() *Builder {
-	b := &Builder{Platform: ocispecs.Platform{OS: "linux", Architecture: "amd64"}, active: map[digest.Digest]*flight{}}
+	b := &Builder{Platform: ocispecs.Platform{OS: "linux", Architecture: "amd64"}, active: map[digest.Digest]*flight{}, index: map[digest.Digest]*flight{}}
 	b.Registry = &Registry{
 		log:   &b.log,
 		tags:  map[string]digest.Digest{},

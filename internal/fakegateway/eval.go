@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -58,6 +59,23 @@ func (b *Builder) flight(s *Session, v *vertex) *flight {
 	return f
 }
 
+// merge returns the vertex of a build that still runs with the same cache key as
+// f, for f to be merged into, and otherwise makes f the one that others are
+// merged into. One that ignores the cache is merged only into one that does
+// (solver/index.go, LoadOrStore; solver/scheduler.go, mergeTo). It stays for as
+// long as any build that was merged into it.
+func (b *Builder) merge(s *Session, f *flight, key digest.Digest) *flight {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	other, ok := b.index[key]
+	if ok && other != f && (other.ignoreCache || !f.ignoreCache) {
+		other.sessions[s] = true
+		return other
+	}
+	b.index[key] = f
+	return nil
+}
+
 // land ends a session's part in all vertices.
 func (b *Builder) land(s *Session) {
 	b.mu.Lock()
@@ -66,6 +84,7 @@ func (b *Builder) land(s *Session) {
 		delete(f.sessions, s)
 		if len(f.sessions) == 0 {
 			delete(b.active, d)
+			maps.DeleteFunc(b.index, func(_ digest.Digest, in *flight) bool { return in == f })
 		}
 	}
 }
@@ -78,7 +97,7 @@ func (s *Session) evaluate(ctx context.Context, v *vertex) (*result, digest.Dige
 	if f.done != nil {
 		return f.done, f.key, nil
 	}
-	res, key, err := s.run(ctx, v)
+	res, key, err := s.run(ctx, v, f)
 	if err != nil {
 		return nil, "", errdefs.WrapVertex(err, v.digest)
 	}
@@ -87,7 +106,7 @@ func (s *Session) evaluate(ctx context.Context, v *vertex) (*result, digest.Dige
 }
 
 // run evaluates v, from the cache if that has it.
-func (s *Session) run(ctx context.Context, v *vertex) (*result, digest.Digest, error) {
+func (s *Session) run(ctx context.Context, v *vertex, f *flight) (*result, digest.Digest, error) {
 	if src := v.op.GetSource(); src != nil {
 		return s.source(ctx, v, src)
 	}
@@ -107,6 +126,13 @@ func (s *Session) run(ctx context.Context, v *vertex) (*result, digest.Digest, e
 	}
 	key = digest.FromString(strings.Join(keys, " "))
 	b := s.builder
+	if other := b.merge(s, f, key); other != nil {
+		other.mu.Lock()
+		defer other.mu.Unlock()
+		if other.done != nil {
+			return other.done, key, nil
+		}
+	}
 	b.mu.Lock()
 	hit, ok := b.cache[key]
 	b.mu.Unlock()
