@@ -73,7 +73,7 @@ func decorate(c client.Client, opts options) *decorated {
 	// unless that must not be reached.
 	d.localize = stores && (!provenance || opts.offline)
 	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
-	d.memory = newMemory(c, d.builder)
+	d.memory = newMemory(c, d.builder, opts.scope)
 	d.names = resolve.New(d.builder, d.memory, resolve.Options{
 		Offline: opts.offline,
 		MaxAge:  opts.maxAge,

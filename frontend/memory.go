@@ -22,8 +22,11 @@ type memory struct {
 	gaveUp atomic.Bool // a read took too long, and no other shall
 }
 
-func newMemory(c client.Client, w *builderQueries) *memory {
+func newMemory(c client.Client, w *builderQueries, scope string) *memory {
 	l, err := ledger.New(c, graph.Guard)
+	if err == nil {
+		l = l.In(scope)
+	}
 	return &memory{ledger: l, defect: err, warner: w}
 }
 

@@ -455,3 +455,17 @@ func TestImageStoreImageBuiltAgain(t *testing.T) {
 	res := build(t, b, what)
 	equal(t, "source", sources(res.Refs[""]), []string{"docker-image://docker.io/library/mine:latest@" + now.String()})
 }
+
+func TestScopesRememberApart(t *testing.T) {
+	t.Parallel()
+	b, was := seasoned(t)
+	now := b.Registry.Push(alpine, fakegateway.Image{Content: "new"})
+	scoped := dockerfile("FROM alpine:3.20\nRUN true\n", "scope=a")
+	build(t, b, scoped)
+	for range 2 {
+		equal(t, "in the scope", from(build(t, b, scoped)), "oci-layout://"+alpine+"@"+now.String())
+		equal(t, "in the scope, by build arg", from(build(t, b, with(simple, "build-arg:LOCALFRONT_SCOPE", "a"))), "oci-layout://"+alpine+"@"+now.String())
+		equal(t, "outside of it", from(build(t, b, simple)), "oci-layout://"+alpine+"@"+was.String())
+	}
+	equal(t, "what all others know", recall(t, b, alpine).Digest, was)
+}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/util/suggest"
+
+	"github.com/org/localfront/frontend/ledger"
 )
 
 const (
@@ -23,6 +25,7 @@ const (
 type options struct {
 	offline bool
 	maxAge  time.Duration
+	scope   string
 }
 
 // option is one option: how it is written on the syntax line and how its value
@@ -41,6 +44,13 @@ var known = []option{
 	{word: "offline", flag: true, set: func(o *options, v string) (err error) {
 		o.offline, err = parseBool(v)
 		return err
+	}},
+	{word: "scope", set: func(o *options, v string) error {
+		if !ledger.IsScope(v) {
+			return fmt.Errorf("%q is not a name of up to 64 letters, digits, dots, dashes and underscores", v)
+		}
+		o.scope = v
+		return nil
 	}},
 }
 

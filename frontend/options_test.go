@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ func TestOptions(t *testing.T) {
 		{"a build arg with a dash", map[string]string{"build-arg:LOCALFRONT_MAX_AGE": "12h"}, options{maxAge: 12 * time.Hour}},
 		{"build args win", map[string]string{keyCmdline: image + " offline max-age=1h", "build-arg:LOCALFRONT_OFFLINE": "false", "build-arg:LOCALFRONT_MAX_AGE": "2h"}, options{maxAge: 2 * time.Hour}},
 		{"an empty build arg leaves the word", map[string]string{keyCmdline: image + " offline", "build-arg:LOCALFRONT_OFFLINE": ""}, options{offline: true}},
+		{"a scope", map[string]string{keyCmdline: image + " scope=team-A.1_x"}, options{scope: "team-A.1_x"}},
+		{"a scope by build arg", map[string]string{keyCmdline: image + " scope=a", "build-arg:LOCALFRONT_SCOPE": "b"}, options{scope: "b"}},
 		{"other options", map[string]string{"build-arg:OFFLINE": "1", "offline": "1", "label:LOCALFRONT_OFFLINE": "1"}, options{}},
 	}
 	for _, tt := range tests {
@@ -50,13 +53,15 @@ func TestOptions(t *testing.T) {
 
 func TestMalformedOptions(t *testing.T) {
 	t.Parallel()
+	const scopes = `is not a name of up to 64 letters, digits, dots, dashes and underscores: see docs/reference.md`
+	long := strings.Repeat("x", 65)
 	const ages = `is not an age such as 12h, 7d or 2w: see docs/reference.md`
 	tests := []struct{ word, arg, value, want string }{
 		{word: "ofline", want: `# syntax= line: option "ofline": is unknown: did you mean offline?`},
 		{word: "Offline", want: `# syntax= line: option "Offline": is unknown: did you mean offline?`},
 		{word: "maxage=7d", want: `# syntax= line: option "maxage=7d": is unknown: did you mean max-age?`},
-		{word: "frozen", want: `# syntax= line: option "frozen": is unknown: known are max-age, offline`},
-		{word: "=x", want: `# syntax= line: option "=x": is unknown: known are max-age, offline`},
+		{word: "frozen", want: `# syntax= line: option "frozen": is unknown: known are max-age, offline, scope`},
+		{word: "=x", want: `# syntax= line: option "=x": is unknown: known are max-age, offline, scope`},
 		{word: "offline=maybe", want: `# syntax= line: option "offline=maybe": "maybe" is neither true nor false: see docs/reference.md`},
 		{word: "offline=", want: `# syntax= line: option "offline=": "" is neither true nor false: see docs/reference.md`},
 		{word: "max-age", want: `# syntax= line: option "max-age": needs a value: write max-age=…`},
@@ -66,9 +71,15 @@ func TestMalformedOptions(t *testing.T) {
 		{word: "max-age=0d", want: `# syntax= line: option "max-age=0d": "0d" ` + ages},
 		{word: "max-age=-1h", want: `# syntax= line: option "max-age=-1h": "-1h" ` + ages},
 		{word: "max-age=1.5d", want: `# syntax= line: option "max-age=1.5d": "1.5d" ` + ages},
+		{word: "scope", want: `# syntax= line: option "scope": needs a value: write scope=…`},
+		{word: "scope=", want: `# syntax= line: option "scope=": "" ` + scopes},
+		{word: "scope=-a", want: `# syntax= line: option "scope=-a": "-a" ` + scopes},
+		{word: "scope=a/b", want: `# syntax= line: option "scope=a/b": "a/b" ` + scopes},
+		{word: "scope=" + long, want: `# syntax= line: option "scope=` + long + `": "` + long + `" ` + scopes},
+		{arg: "LOCALFRONT_SCOPE", value: "a b", want: `build arg: option "LOCALFRONT_SCOPE=a b": "a b" ` + scopes},
 		{arg: "LOCALFRONT_OFLINE", value: "1", want: `build arg: option "LOCALFRONT_OFLINE": is unknown: did you mean LOCALFRONT_OFFLINE?`},
 		{arg: "LOCALFRONT_MAXAGE", value: "", want: `build arg: option "LOCALFRONT_MAXAGE": is unknown: did you mean LOCALFRONT_MAX_AGE?`},
-		{arg: "LOCALFRONT_", value: "1", want: `build arg: option "LOCALFRONT_": is unknown: known are LOCALFRONT_MAX_AGE, LOCALFRONT_OFFLINE`},
+		{arg: "LOCALFRONT_", value: "1", want: `build arg: option "LOCALFRONT_": is unknown: known are LOCALFRONT_MAX_AGE, LOCALFRONT_OFFLINE, LOCALFRONT_SCOPE`},
 		{arg: "LOCALFRONT_OFFLINE", value: "maybe", want: `build arg: option "LOCALFRONT_OFFLINE=maybe": "maybe" is neither true nor false: see docs/reference.md`},
 		{arg: "LOCALFRONT_MAX_AGE", value: "soon", want: `build arg: option "LOCALFRONT_MAX_AGE=soon": "soon" ` + ages},
 	}

@@ -28,6 +28,8 @@ const (
 	fieldLimit = 90 << 10
 	// decodedLimit bounds what a compressed value may expand to, in bytes.
 	decodedLimit = 64 << 20
+	// layerLimit is more layers than any image has: overlayfs takes 500.
+	layerLimit = 10_000
 
 	compressedPrefix = "zstd:"
 )
@@ -149,10 +151,30 @@ func decode(v string) (Entry, error) {
 	if e.Version != entryVersion {
 		return Entry{}, fmt.Errorf("ledger value: version %d, want %d", e.Version, entryVersion)
 	}
-	if e.Image != nil {
-		if err := e.Image.Digest.Validate(); err != nil {
-			return Entry{}, fmt.Errorf("ledger value: digest %q: %w", e.Image.Digest, err)
-		}
+	if err := e.Image.validate(); err != nil {
+		return Entry{}, fmt.Errorf("ledger value: %w", err)
 	}
 	return e, nil
+}
+
+// validate refuses what no build writes: whoever can run a frontend on a
+// builder can write to its ledger.
+func (img *Image) validate() error {
+	if img == nil {
+		return nil
+	}
+	if err := img.Digest.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", img.Digest, err)
+	}
+	for name, p := range img.Platforms {
+		if p.Layers < 0 || p.Layers > layerLimit {
+			return fmt.Errorf("platform %q: %d layers", name, p.Layers)
+		}
+		switch p.Content {
+		case Unknown, Here, Elsewhere:
+		default:
+			return fmt.Errorf("platform %q: content %q", name, p.Content)
+		}
+	}
+	return nil
 }

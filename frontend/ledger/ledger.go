@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
@@ -88,6 +89,7 @@ type Ledger struct {
 	root     llb.State
 	platform ocispecs.Platform
 	caps     apicaps.CapSet
+	scope    string
 }
 
 // New returns the ledger of the builder behind s, or an error that wraps
@@ -105,6 +107,32 @@ func New(s Solver, guard Guard) (*Ledger, error) {
 		platform: p,
 		caps:     bopts.LLBCaps,
 	}, nil
+}
+
+// In returns the ledger of one scope, a name for which IsScope is true: what is
+// written in one scope is unknown in all others. The empty scope is that of
+// builds that name none.
+//
+// A scope keeps teams that share a builder out of each other's way. It is no
+// protection against somebody who knows its name.
+func (l *Ledger) In(scope string) *Ledger {
+	scoped := *l
+	scoped.scope = scope
+	return &scoped
+}
+
+var scopes = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// IsScope reports whether s can name a scope.
+func IsScope(s string) bool { return scopes.MatchString(s) }
+
+// key returns the argument of the agent that stands for name. Neither scopes
+// nor names have spaces, so keys of two scopes are never the same.
+func (l *Ledger) key(name string) string {
+	if l.scope != "" {
+		name = "scope=" + l.scope + " " + name
+	}
+	return keyPrefix + name
 }
 
 // Read returns the newest entry for name, with ok false where there is none.
@@ -194,7 +222,7 @@ func cause(ctx context.Context, err error) error {
 // one it reads.
 func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveRequest, error) {
 	opts := []llb.RunOption{
-		llb.Args([]string{"/agent", keyPrefix + name}),
+		llb.Args([]string{"/agent", l.key(name)}),
 		llb.ReadonlyRootFS(),
 		llb.Network(pb.NetMode_NONE),
 		llb.Dir("/"),

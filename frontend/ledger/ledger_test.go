@@ -159,6 +159,27 @@ func request(t *testing.T, l *Ledger, name, value string) *pb.Definition {
 	return req.Definition
 }
 
+func TestScopesAreApart(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	scopes := []string{"", "a", "b", "A"}
+	for _, scope := range scopes {
+		write(t, open(t, b).In(scope), entry("of "+scope))
+	}
+	for _, scope := range scopes {
+		if got, _ := read(t, open(t, b).In(scope)); !cmp.Equal(got, entry("of "+scope)) {
+			t.Errorf("scope %q has %+v", scope, got)
+		}
+	}
+	if e, ok := read(t, open(t, b).In("c")); ok {
+		t.Errorf("a scope that nobody wrote to has %+v", e)
+	}
+	op, _ := agentOp(t, request(t, open(t, b).In("a"), alpine, ""))
+	if diff := cmp.Diff([]string{"/agent", "localfront/v1 scope=a " + alpine}, op.GetExec().Meta.Args); diff != "" {
+		t.Errorf("arguments (-want +got):\n%s", diff)
+	}
+}
+
 func TestLayoutOfAKey(t *testing.T) {
 	t.Parallel()
 	l := open(t, fakegateway.NewBuilder())

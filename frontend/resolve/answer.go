@@ -193,7 +193,8 @@ func (r *Resolver) byName(q Query, n *name, a Answer) (Answer, error) {
 
 // fromContent answers from what the builder holds, without any network. Where
 // layers matter it looks for those as well that an earlier build has seen
-// here: at the same time if their number is known, after the config otherwise.
+// here: at the same time if their number is known, and again after the config
+// if that names another number.
 // Looking for layers that may never have been pulled is left alone, since a
 // failure can reach a build that is pulling them at this very moment (BuildKit
 // makes lazy layers real once for all that wait, cache/refs.go). Offline there
@@ -210,9 +211,9 @@ func (r *Resolver) fromContent(ctx context.Context, q Query, n *name, ref refere
 		return Answer{}, err
 	}
 	a := Answer{Ref: ref.String(), Digest: ref.Digest(), Config: config}
-	if layers := layerCount(config); look && p.Layers == 0 && layers > 0 {
-		n.learn(a, q.Platform, r.now())
-		n.found(ref.Digest(), q.Platform, r.builder.Holds(ctx, ref, q.Platform, layers))
+	if layers := layerCount(config); look && p.Layers != layers {
+		n.counted(ref.Digest(), q.Platform, layers)
+		n.found(ref.Digest(), q.Platform, layers > 0 && r.builder.Holds(ctx, ref, q.Platform, layers))
 	}
 	return a, nil
 }
@@ -227,5 +228,16 @@ func (r *Resolver) warnOld(ctx context.Context, q Query, n *name, img *ledger.Im
 }
 
 // old and ago say how long ago a name was resolved.
-func (r *Resolver) old(img *ledger.Image) string { return human(r.age(img)) + " old" }
-func (r *Resolver) ago(img *ledger.Image) string { return human(r.age(img)) + " ago" }
+func (r *Resolver) old(img *ledger.Image) string {
+	if ahead(r.now(), img) {
+		return "dated in the future"
+	}
+	return human(r.age(img)) + " old"
+}
+
+func (r *Resolver) ago(img *ledger.Image) string {
+	if ahead(r.now(), img) {
+		return "at a time that is still to come"
+	}
+	return human(r.age(img)) + " ago"
+}

@@ -106,14 +106,28 @@ func (n *name) learn(a Answer, p ocispecs.Platform, resolved time.Time) {
 		img = &ledger.Image{Digest: a.Digest, Resolved: resolved.UTC()}
 		n.now.Image = img
 	}
-	if resolved.Sub(img.Resolved) >= refreshAge {
+	if resolved.Sub(img.Resolved) >= refreshAge || ahead(resolved, img) {
 		img.Resolved = resolved.UTC()
 	}
+	setLayers(img, p, layerCount(a.Config))
+}
+
+// counted takes note of the number of layers of d, should that be the image
+// that is remembered.
+func (n *name) counted(d digest.Digest, p ocispecs.Platform, layers int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if img := n.now.Image; img != nil && img.Digest == d {
+		setLayers(img, p, layers)
+	}
+}
+
+func setLayers(img *ledger.Image, p ocispecs.Platform, layers int) {
 	if img.Platforms == nil {
 		img.Platforms = map[string]ledger.Platform{}
 	}
 	known := img.Platforms[platformKey(p)]
-	known.Layers = layerCount(a.Config)
+	known.Layers = layers
 	img.Platforms[platformKey(p)] = known
 }
 

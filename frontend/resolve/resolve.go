@@ -11,6 +11,7 @@ package resolve
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -176,9 +177,19 @@ func (r *Resolver) line(q Query, who string) string {
 	return fmt.Sprintf("%s %s %s", q.Step, familiar(q.Name), who)
 }
 
+// age returns how old a memory is. One that is dated in the future is of
+// unknown age, since a clock was set back or somebody wrote what is not true,
+// and counts as older than anything.
 func (r *Resolver) age(img *ledger.Image) time.Duration {
+	if ahead(r.now(), img) {
+		return math.MaxInt64
+	}
 	return max(0, r.now().Sub(img.Resolved))
 }
+
+// ahead reports whether a memory is dated in the future, by more than a clock
+// that is being corrected may explain.
+func ahead(now time.Time, img *ledger.Image) bool { return img.Resolved.Sub(now) >= refreshAge }
 
 // platformKey is how a platform is written in an entry.
 func platformKey(p ocispecs.Platform) string { return platforms.FormatAll(p) }

@@ -123,6 +123,13 @@ func remembering(age time.Duration, content ledger.Content) memory {
 	}}}}
 }
 
+// miscounted remembers alpine for amd64, with so many layers.
+func miscounted(layers int) memory {
+	m := remembering(time.Hour, ledger.Here)
+	m.entries[alpine].Image.Platforms["linux/amd64"] = ledger.Platform{Layers: layers, Content: ledger.Here}
+	return m
+}
+
 func parsed(name string) reference.Named {
 	n, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
@@ -244,6 +251,33 @@ var whoAnswers = []struct {
 		name: "30 days", mem: remembering(30*day, ledger.Here),
 		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
 		warns: []string{"alpine:3.20 was resolved 4 weeks ago: build with --pull to ask the registry again"},
+	},
+	{
+		name: "a clock that is a little behind", mem: remembering(-9*time.Minute, ledger.Here), opts: Options{MaxAge: time.Minute},
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+	},
+	{
+		name: "dated in the future", mem: remembering(-time.Hour, ledger.Here),
+		calls: []string{"metadata alpine:3.20@WAS amd64"}, want: "alpine:3.20@WAS",
+		warns: []string{"alpine:3.20 was resolved at a time that is still to come: build with --pull to ask the registry again"},
+	},
+	{
+		name: "dated in the future is older than any limit", mem: remembering(-time.Hour, ledger.Here), opts: Options{MaxAge: 365 * day}, wreck: func(b *builder) { b.tag = was },
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "--pull of what is dated in the future", query: Query{Mode: Pull}, mem: remembering(-365*day, ledger.Here), wreck: func(b *builder) { b.tag = was },
+		calls: []string{"ask alpine:3.20 amd64"}, want: "alpine:3.20@WAS", learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "a wrong number of layers", mem: miscounted(7), opts: Options{Layers: true},
+		calls: []string{"layers alpine:3.20@WAS amd64", "layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
+		want:  "alpine:3.20@WAS", held: true, learn: map[string]digest.Digest{alpine: was},
+	},
+	{
+		name: "offline and nobody has counted the layers", mem: miscounted(0), opts: Options{Layers: true, Offline: true},
+		calls: []string{"layers alpine:3.20@WAS amd64", "metadata alpine:3.20@WAS amd64"},
+		want:  "alpine:3.20@WAS", held: true, learn: map[string]digest.Digest{alpine: was},
 	},
 	{
 		name: "offline", mem: remembering(time.Hour, ledger.Here), opts: Options{Offline: true, Layers: true}, wreck: func(b *builder) { b.down = true },
