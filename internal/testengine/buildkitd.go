@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"golang.org/x/sys/unix"
 )
 
 // Worker is what runs build steps and stores content for a daemon.
@@ -34,6 +35,7 @@ type Config struct {
 	ExtraTOML string              // appended to the configuration file
 	Args      []string            // further command line flags, such as --debug
 	Env       []string            // added to the daemon's environment, later ones win
+	RootSize  string              // put Root on a file system of this size, "64m", that can be filled
 }
 
 // Buildkitd is a running or stopped daemon.
@@ -87,6 +89,11 @@ func (d *Buildkitd) prepare() error {
 	}
 	if err := os.WriteFile(d.path("buildkitd.toml"), []byte(d.config.toml()), 0o600); err != nil {
 		return fmt.Errorf("prepare buildkitd: %w", err)
+	}
+	if d.config.RootSize != "" {
+		if err := unix.Mount("root", d.Root(), "tmpfs", 0, "size="+d.config.RootSize+",mode=711"); err != nil {
+			return fmt.Errorf("prepare buildkitd: mount its root: %w", err)
+		}
 	}
 	var err error
 	if d.logFile, err = os.OpenFile(d.path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
@@ -264,6 +271,9 @@ func (d *Buildkitd) close(t testing.TB) {
 	}
 	if d.logFile != nil {
 		_ = d.logFile.Close()
+	}
+	if d.config.RootSize != "" {
+		_ = unix.Unmount(d.Root(), unix.MNT_DETACH)
 	}
 	if err := d.remove(); err != nil {
 		t.Errorf("remove the daemon's state: %v", err)

@@ -46,6 +46,10 @@ type BuildOpt struct {
 	SourcePolicy  *spb.Policy
 	Internal      bool   // keep the build out of the daemon's history
 	Ref           string // the build's id, made up when empty
+
+	// Watch, if set, sees each message of the progress before anything else
+	// is done with it, one at a time.
+	Watch func(*client.SolveStatus)
 }
 
 // Build runs one build on a daemon. The result holds what the progress stream
@@ -101,6 +105,9 @@ func build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run ru
 	go func() {
 		defer close(collected)
 		for s := range ch {
+			if opt.Watch != nil {
+				opt.Watch(s)
+			}
 			res.add(s)
 		}
 	}()

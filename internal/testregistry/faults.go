@@ -22,6 +22,7 @@ type Fault struct {
 	Hang       bool          // answer nothing until the faults change or the client leaves
 	Status     int           // answer with this error: 401, 403, 404, 429, 500, 503, …
 	RetryAfter time.Duration // with Status: the Retry-After header, in whole seconds
+	Redirect   bool          // send the client to the same address again
 	Truncate   bool          // break off the body of a manifest or blob half-way
 	Corrupt    bool          // change the body of a manifest or blob, keeping its length
 }
@@ -76,7 +77,7 @@ func (r *Registry) current(q *Request) (fault Fault, changed <-chan struct{}) {
 	return fault, r.changed
 }
 
-func (f Fault) broken() bool { return f.Hang || f.Status != 0 || f.Truncate || f.Corrupt }
+func (f Fault) broken() bool { return f.Hang || f.Status != 0 || f.Redirect || f.Truncate || f.Corrupt }
 
 // front is what the port serves: the log, then the faults, then tokens, then
 // content.
@@ -89,6 +90,10 @@ func (r *Registry) front(w http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	switch {
+	case fault.Redirect:
+		http.Redirect(rec, req, req.URL.String(), http.StatusTemporaryRedirect)
+	case fault.Status == http.StatusUnauthorized && q.Kind != Token && r.asksForTokens():
+		r.challenge(rec, req, q) // a token that has expired
 	case fault.Status != 0:
 		if fault.RetryAfter > 0 {
 			rec.Header().Set("Retry-After", strconv.Itoa(int(fault.RetryAfter.Seconds())))

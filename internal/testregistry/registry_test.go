@@ -266,6 +266,35 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+func TestRedirectLoop(t *testing.T) {
+	t.Parallel()
+	r := New(t)
+	push(t, r, "aa:1", image(t))
+	r.SetFaults("aa", Fault{Redirect: true})
+	if _, err := http.Get("http://" + r.Host() + "/v2/aa/manifests/1"); err == nil || !strings.Contains(err.Error(), "stopped after 10 redirects") {
+		t.Errorf("error %v, want one of too many redirects", err)
+	}
+}
+
+func TestExpiredToken(t *testing.T) {
+	t.Parallel()
+	r := New(t)
+	push(t, r, "aa:1", image(t))
+	r.RequireToken(true)
+	r.SetFaults("aa", Fault{Kinds: []Kind{Manifest}, Status: http.StatusUnauthorized})
+	resp, err := http.Get("http://" + r.Host() + "/v2/aa/manifests/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got := resp.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer realm=") {
+		t.Errorf("401 with %q, want to be sent for a new token", got)
+	}
+	if err := pull(r, "aa:1"); err == nil {
+		t.Error("pull went well with a token that is refused")
+	}
+}
+
 func TestStopAndStart(t *testing.T) {
 	t.Parallel()
 	r := New(t)

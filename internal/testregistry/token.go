@@ -19,6 +19,12 @@ func (r *Registry) RequireToken(on bool) {
 	r.auth = on
 }
 
+func (r *Registry) asksForTokens() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.auth
+}
+
 const tokenPrefix = "testregistry."
 
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
@@ -40,10 +46,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 
 // authorized says whether a request needs no token or has the right one.
 func (r *Registry) authorized(req *http.Request, q *Request) bool {
-	r.mu.Lock()
-	auth := r.auth
-	r.mu.Unlock()
-	if !auth {
+	if !r.asksForTokens() {
 		return true
 	}
 	token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "+tokenPrefix)
