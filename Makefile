@@ -97,6 +97,13 @@ demo: ## show on real engines what localfront ends
 	@$(MAKE) -s frontend
 	@go build -o $(CACHE)/demo ./hack/demo && exec $(CACHE)/demo
 
+.PHONY: bench
+bench: ## measure against the official frontend, into docs/performance.md
+	@hack/apt.sh
+	@hack/engines/build.sh buildkit buildx
+	@$(MAKE) -s frontend
+	@go build -o $(CACHE)/bench ./bench && $(CACHE)/bench -write docs/performance.md $(BENCH)
+
 .PHONY: clean
 clean: ## remove what was built; the engines stay, in .cache
 	rm -rf bin

@@ -23,9 +23,15 @@ func PushOfficial(t testing.TB, reg *testregistry.Registry) string {
 	return pushFrontend(t, reg, "docker/dockerfile:1", Bin(t, "dockerfile-frontend"))
 }
 
-// PushLocalfront pushes localfront, the binary $LOCALFRONT_FRONTEND or else
-// bin/frontend of this repository, and returns its reference, pinned by digest.
+// PushLocalfront pushes localfront and returns its reference, pinned by digest.
 func PushLocalfront(t testing.TB, reg *testregistry.Registry) string {
+	t.Helper()
+	return pushFrontend(t, reg, "org/localfront:1", LocalfrontBinary(t))
+}
+
+// LocalfrontBinary is the frontend under test: $LOCALFRONT_FRONTEND or else
+// bin/frontend of this repository.
+func LocalfrontBinary(t testing.TB) string {
 	t.Helper()
 	binary := os.Getenv("LOCALFRONT_FRONTEND")
 	if binary == "" {
@@ -36,9 +42,9 @@ func PushLocalfront(t testing.TB, reg *testregistry.Registry) string {
 		binary = filepath.Join(root, "bin", "frontend")
 	}
 	if _, err := os.Stat(binary); err != nil {
-		t.Fatalf("localfront: %v; run CGO_ENABLED=0 go build -o bin/frontend ./cmd/frontend", err)
+		t.Fatalf("localfront: %v; run make frontend", err)
 	}
-	return pushFrontend(t, reg, "org/localfront:1", binary)
+	return binary
 }
 
 func pushFrontend(t testing.TB, reg *testregistry.Registry, name, binary string) string {

@@ -1,0 +1,4 @@
+package main
+
+func named(*bench)      {}
+func bigContext(*bench) {}
