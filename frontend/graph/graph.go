@@ -132,6 +132,30 @@ func (p *part) add(v *vertex) error {
 	return err
 }
 
+// insert adds all of def but its end, and returns what that refers to. meta
+// changes the metadata of each vertex, if it is not nil.
+func (a *assembly) insert(def *pb.Definition, meta func(*pb.OpMetadata) *pb.OpMetadata) (output, error) {
+	vs, err := parse(def)
+	if err != nil {
+		return output{}, err
+	}
+	last, vs, err := terminal(vs)
+	if err != nil {
+		return output{}, err
+	}
+	p := a.part()
+	for _, v := range vs {
+		if meta != nil {
+			v.meta = meta(v.meta)
+		}
+		if err := p.add(v); err != nil {
+			return output{}, err
+		}
+	}
+	p.locate(def.GetSource())
+	return p.find(last)
+}
+
 // find returns what an input is now.
 func (p *part) find(in *pb.Input) (output, error) {
 	if o, ok := p.replaced[in.Digest]; ok {

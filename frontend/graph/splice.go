@@ -48,7 +48,12 @@ func Splice(def *pb.Definition, result func(Image) (*Result, error)) (*pb.Defini
 			continue
 		}
 		changed = true
-		if own.replaced[v.digest], err = a.insert(r); err != nil {
+		// Groups of one name that come from several builds are drawn apart.
+		group := digest.FromString(r.Name).Encoded()
+		own.replaced[v.digest], err = a.insert(r.Definition, func(meta *pb.OpMetadata) *pb.OpMetadata {
+			return prefixed(meta, r.Name, group)
+		})
+		if err != nil {
 			return nil, locate(def, v.digest, err)
 		}
 	}
@@ -65,29 +70,6 @@ func resultOf(v *vertex, result func(Image) (*Result, error)) (*Result, error) {
 		return nil, nil
 	}
 	return result(img)
-}
-
-// insert adds the vertices of r and returns what it results in.
-func (a *assembly) insert(r *Result) (output, error) {
-	vs, err := parse(r.Definition)
-	if err != nil {
-		return output{}, err
-	}
-	last, vs, err := terminal(vs)
-	if err != nil {
-		return output{}, err
-	}
-	// Groups of one name that come from several builds are drawn apart.
-	group := digest.FromString(r.Name).Encoded()
-	p := a.part()
-	for _, v := range vs {
-		v.meta = prefixed(v.meta, r.Name, group)
-		if err := p.add(v); err != nil {
-			return output{}, err
-		}
-	}
-	p.locate(r.Definition.GetSource())
-	return p.find(last)
 }
 
 // prefixed returns meta with the name of a result before that of its step, as
