@@ -6,6 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
 	"testing"
 
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -156,4 +159,71 @@ func TestForUnsupported(t *testing.T) {
 			t.Errorf("the error names %+v, want %+v", got, p)
 		}
 	}
+}
+
+// A sandbox is what the agent finds in its container: a root with
+// /agent, and /out.
+type sandbox struct {
+	root string
+	argv []string
+}
+
+// newSandbox returns a sandbox for an architecture. With a CPU model, or with
+// an architecture that is not this machine's, the agent runs under qemu.
+func newSandbox(t *testing.T, agent Agent, goarch, qemu, cpu string) sandbox {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("the agent is tested in a chroot: run the tests as root")
+	}
+	s := sandbox{root: t.TempDir(), argv: []string{"/agent"}}
+	write(t, filepath.Join(s.root, "agent"), agent.binary(t, goarch))
+	if err := os.Mkdir(filepath.Join(s.root, "out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if goarch == runtime.GOARCH && cpu == "" {
+		return s
+	}
+	path := "/usr/bin/qemu-" + qemu + "-static"
+	dt, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%s is needed to run the agent for %s: apt-get install qemu-user-static", path, goarch)
+	}
+	write(t, filepath.Join(s.root, "qemu"), dt)
+	emulator := []string{"/qemu"}
+	if cpu != "" {
+		emulator = append(emulator, "-cpu", cpu)
+	}
+	s.argv = append(emulator, s.argv...)
+	return s
+}
+
+func write(t *testing.T, path string, executable []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, executable, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start passes env as it is: os/exec would remove duplicates.
+func (s sandbox) start(t *testing.T, stderr *os.File, env []string, args ...string) *os.Process {
+	t.Helper()
+	p, err := os.StartProcess(s.argv[0], append(slices.Clone(s.argv), args...), &os.ProcAttr{
+		Dir:   "/",
+		Env:   env,
+		Files: []*os.File{nil, os.Stdout, stderr},
+		Sys:   &syscall.SysProcAttr{Chroot: s.root},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func exitCode(t *testing.T, p *os.Process) int {
+	t.Helper()
+	state, err := p.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.ExitCode()
 }

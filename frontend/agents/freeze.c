@@ -4,21 +4,21 @@
  * The agent that freezes a build context: it makes of a directory that belongs
  * to a client's session one that belongs to the builder.
  *
- *   freeze keep           copies the tree at /in into /cache, under a digest of
+ *   freeze keep SECONDS   copies the tree at /in into /cache, under a digest of
  *                         all that it holds, and writes that digest to
  *                         /out/digest. A tree that is there already stays.
- *   freeze take DIGEST    copies that tree out of /cache into /out, and takes
- *                         the digest of what it has written. If it is another,
- *                         the tree was changed by somebody: it is removed, so
- *                         that the next keep copies it again. If it is the same,
- *                         the tree is removed as well, since /out has it now.
+ *                         What is in /cache for longer than SECONDS was left by
+ *                         somebody who was stopped, and is removed.
+ *   freeze take DIGEST    takes that tree away, copies it into /out, and takes
+ *                         the digest of what it has written: another one tells
+ *                         that somebody has changed the tree. The tree comes
+ *                         back only where /out could not be written.
  *
  * It runs as PID 1 of a container whose read-only root holds only this program,
  * without a network. /in is read-only and nobody's to change. /cache is a cache
  * mount that other agents use at the same moment: a tree gets its name when it
- * is complete, by a rename. Whatever else may be in /cache is not trusted, and
- * no link there is followed. What is older than a day was left by somebody who
- * was stopped: each keep removes it.
+ * is complete, and loses it before it is read, by a rename. Whatever else may be in /cache is not trusted, and
+ * no link there is followed.
  *
  * Exit status and a line on stderr tell what went wrong, see enum status.
  *
@@ -75,7 +75,7 @@ enum {
 enum {
 	EPERM = 1, ENOENT = 2, EINTR = 4, EIO = 5, ENXIO = 6, ENOMEM = 12, EACCES = 13,
 	EEXIST = 17, EXDEV = 18, ENOTDIR = 20, EISDIR = 21, EINVAL = 22, EFBIG = 27, ENOSPC = 28,
-	EROFS = 30, EMLINK = 31, ENAMETOOLONG = 36, ENOSYS = 38, ELOOP = 40, ENODATA = 61,
+	EROFS = 30, EMLINK = 31, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, ENODATA = 61,
 	EOPNOTSUPP = 95, EDQUOT = 122,
 };
 
@@ -86,7 +86,6 @@ enum {
 	HEX = 64,              /* digits of a digest */
 	NAME = 80,             /* bytes of a name in /cache, and more */
 	PATHS = 256 << 10,     /* bytes for paths of hard links, at a time */
-	DAY = 24 * 60 * 60,
 };
 
 struct timestamp { i64 sec; u32 nsec; u32 pad; };
@@ -133,9 +132,11 @@ struct links {
 /* What all walks of a process share. */
 struct run {
 	int cache;
+	u32 age;              /* seconds after which what is in /cache was forgotten */
 	char wanted[HEX + 1]; /* the digest to take, or the one of /in */
-	char stage[NAME];     /* the unfinished tree in /cache, "" if there is none */
-	u8 plain;             /* copy_file_range does not work here */
+	char stage[NAME];     /* this process's own tree in /cache, "" if there is none */
+	u8 taking;
+	u8 plain; /* copy_file_range does not work here */
 	u8 failing;
 	char *buffer, *list, *value;
 	u32 *names; /* offsets into list, sorted */
@@ -1042,31 +1043,23 @@ static long make_stage(struct run *r, char name[NAME])
 	}
 }
 
-/* Removes a tree from the cache. It loses its name first, at once, so that
- * nobody takes half of it. */
-static void discard(struct run *r, const char *tree)
+static long rename(struct run *r, const char *from, const char *to)
 {
-	char name[NAME];
-	if (make_stage(r, name) < 0)
-		return;
-	if (syscall5(SYS_renameat2, r->cache, (long)tree, r->cache, (long)name, 0) == -ENOTDIR)
-		syscall4(SYS_unlinkat, r->cache, (long)tree, 0, 0);
-	remove(r, name);
+	return syscall5(SYS_renameat2, r->cache, (long)from, r->cache, (long)to, 0);
 }
 
-/* What a failed process must not leave in the cache. */
+/* What a failed process must not leave in the cache. The tree that it took may
+ * be good, if it was /out that failed. */
 static void clean_up(struct run *r, enum status status)
 {
-	if (r->failing || r->cache < 0)
+	if (r->failing || !*r->stage)
 		return;
 	r->failing = 1;
-	if (*r->stage)
+	if (!r->taking || status != FAILED_OUTPUT || rename(r, r->stage, r->wanted) < 0)
 		remove(r, r->stage);
-	if (status == FAILED_DIGEST)
-		discard(r, r->wanted);
 }
 
-/* Removes what was left in the cache more than a day before now. */
+/* Removes what was put into the cache too long before now. */
 static void sweep(struct run *r, const struct timestamp *now)
 {
 	long error, fd = open_dir(r->cache, ".");
@@ -1075,8 +1068,8 @@ static void sweep(struct run *r, const struct timestamp *now)
 	for (u32 i = 0; d && i < d->count; i++) {
 		const char *name = (char *)d + d->order[i];
 		struct statx st;
-		if (stat_at(fd, name, &st) == 0 && now->sec - st.ctime.sec > DAY)
-			discard(r, name);
+		if (stat_at(fd, name, &st) == 0 && now->sec - st.ctime.sec > r->age)
+			remove(r, name);
 	}
 	if (d)
 		unmap(d, d->size);
@@ -1100,15 +1093,15 @@ static void put(struct run *r)
 		stop(r, FAILED_OUTPUT, "create", r->stage, e);
 	sweep(r, &now.ctime);
 	copy(r, open_dir(AT_FDCWD, "/in"), FAILED_SOURCE, r->cache, r->stage);
-	e = syscall5(SYS_renameat2, r->cache, (long)r->stage, r->cache, (long)r->wanted, 0);
+	e = rename(r, r->stage, r->wanted);
 	if (e == -ENOTDIR) { /* something else has its name: it goes */
 		syscall4(SYS_unlinkat, r->cache, (long)r->wanted, 0, 0);
-		e = syscall5(SYS_renameat2, r->cache, (long)r->stage, r->cache, (long)r->wanted, 0);
+		e = rename(r, r->stage, r->wanted);
 	}
-	if (e < 0 && !has(r, r->wanted))
-		stop(r, FAILED_OUTPUT, "create", r->wanted, e);
-	if (e < 0) /* another agent was faster */
+	if (e == -EEXIST || e == -ENOTEMPTY) /* another agent was faster */
 		remove(r, r->stage);
+	else if (e < 0)
+		stop(r, FAILED_OUTPUT, "create", r->wanted, e);
 	*r->stage = 0;
 }
 
@@ -1135,11 +1128,21 @@ static void keep(struct run *r)
 
 static void take(struct run *r)
 {
+	static const char changed[] = "freeze: the tree in the cache is not what its digest says\n";
 	char found[HEX + 1];
-	long fd = open_dir(r->cache, r->wanted);
+	long fd, e = make_stage(r, r->stage);
 
-	if (fd == -ENOENT)
-		stop(r, FAILED_ABSENT, "find", r->wanted, fd);
+	if (e < 0)
+		stop(r, FAILED_OUTPUT, "create", r->stage, e);
+	e = rename(r, r->wanted, r->stage);
+	if (e == -ENOENT)
+		stop(r, FAILED_ABSENT, "find", r->wanted, e);
+	if (e < 0) { /* it is no directory */
+		syscall4(SYS_unlinkat, r->cache, (long)r->wanted, 0, 0);
+		stop(r, FAILED_DIGEST, "take", r->wanted, e);
+	}
+	r->taking = 1;
+	fd = open_dir(r->cache, r->stage);
 	if (fd < 0)
 		stop(r, FAILED_DIGEST, "open", r->wanted, fd);
 	copy(r, fd, FAILED_DIGEST, AT_FDCWD, "/out");
@@ -1148,16 +1151,23 @@ static void take(struct run *r)
 		stop(r, FAILED_OUTPUT, "open", "/out", fd);
 	digest(r, fd, FAILED_OUTPUT, found);
 	if (!equal(found, r->wanted)) {
-		static const char changed[] = "freeze: the tree in the cache is not what its digest says\n";
 		write_all(2, changed, sizeof changed - 1);
 		clean_up(r, FAILED_DIGEST);
 		exit(FAILED_DIGEST);
 	}
-	discard(r, r->wanted);
+	remove(r, r->stage);
+}
+
+static int parse_age(const char *s, u32 *age)
+{
+	const char *digit = s;
+	for (*age = 0; *digit >= '0' && *digit <= '9' && digit < s + 9; digit++)
+		*age = *age * 10 + (*digit - '0');
+	return digit > s && !*digit;
 }
 
 /* Takes the digits of a digest. They become a name in the cache. */
-static int parse(const char *s, char hex[HEX + 1])
+static int parse_digest(const char *s, char hex[HEX + 1])
 {
 	u32 n = 0;
 	if (!begins(s, "sha256:"))
@@ -1174,10 +1184,10 @@ __attribute__((noreturn, used)) void agent(long *stack)
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1);
 	struct run r = { .cache = -1 };
-	int keeps = argc == 2 && equal(argv[1], "keep");
+	int keeps = argc == 3 && equal(argv[1], "keep") && parse_age(argv[2], &r.age);
 
-	if (!keeps && !(argc == 3 && equal(argv[1], "take") && parse(argv[2], r.wanted))) {
-		static const char usage[] = "freeze: run it as keep, or take sha256:DIGEST\n";
+	if (!keeps && !(argc == 3 && equal(argv[1], "take") && parse_digest(argv[2], r.wanted))) {
+		static const char usage[] = "freeze: run it as keep SECONDS, or take sha256:DIGEST\n";
 		write_all(2, usage, sizeof usage - 1);
 		exit(FAILED_USAGE);
 	}

@@ -12,80 +12,14 @@ import (
 	"time"
 )
 
-// A sandbox is what the agent finds in its container: a root with /agent, and /out.
-type sandbox struct {
-	root string
-	argv []string
-}
-
-// newSandbox returns a sandbox for an architecture. With a CPU model, or with
-// an architecture that is not this machine's, the agent runs under qemu.
-func newSandbox(t *testing.T, goarch, qemu, cpu string) sandbox {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("the agent is tested in a chroot: run the tests as root")
-	}
-	s := sandbox{root: t.TempDir(), argv: []string{"/agent", "the key"}}
-	write(t, filepath.Join(s.root, "agent"), Ledger.binary(t, goarch))
-	if err := os.Mkdir(filepath.Join(s.root, "out"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if goarch == runtime.GOARCH && cpu == "" {
-		return s
-	}
-	path := "/usr/bin/qemu-" + qemu + "-static"
-	dt, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%s is needed to run the agent for %s: apt-get install qemu-user-static", path, goarch)
-	}
-	write(t, filepath.Join(s.root, "qemu"), dt)
-	emulator := []string{"/qemu"}
-	if cpu != "" {
-		emulator = append(emulator, "-cpu", cpu)
-	}
-	s.argv = append(emulator, s.argv...)
-	return s
-}
-
-func write(t *testing.T, path string, executable []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, executable, 0o755); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (s sandbox) value() string { return filepath.Join(s.root, "out", "value") }
-
-// start passes env as it is: os/exec would remove duplicates.
-func (s sandbox) start(t *testing.T, env []string) *os.Process {
-	t.Helper()
-	p, err := os.StartProcess(s.argv[0], s.argv, &os.ProcAttr{
-		Dir:   "/",
-		Env:   env,
-		Files: []*os.File{nil, os.Stdout, os.Stderr},
-		Sys:   &syscall.SysProcAttr{Chroot: s.root},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-func exitCode(t *testing.T, p *os.Process) int {
-	t.Helper()
-	state, err := p.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return state.ExitCode()
-}
 
 func (s sandbox) check(t *testing.T, env []string, want string) {
 	t.Helper()
 	if err := os.RemoveAll(s.value()); err != nil {
 		t.Fatal(err)
 	}
-	if code := exitCode(t, s.start(t, env)); code != 0 {
+	if code := exitCode(t, s.start(t, os.Stderr, env, "the key")); code != 0 {
 		t.Fatalf("exit status %d, want 0", code)
 	}
 	got, err := os.ReadFile(s.value())
@@ -161,7 +95,7 @@ func TestRunEveryArchitecture(t *testing.T) {
 	for _, a := range arches {
 		for _, cpu := range append([]string{""}, a.cpus...) {
 			t.Run(strings.TrimSuffix(a.goarch+"/"+cpu, "/"), func(t *testing.T) {
-				s := newSandbox(t, a.goarch, a.qemu, cpu)
+				s := newSandbox(t, Ledger, a.goarch, a.qemu, cpu)
 				for _, tt := range runCases() {
 					t.Run(tt.name, func(t *testing.T) { s.check(t, tt.env, tt.want) })
 				}
@@ -177,7 +111,7 @@ func (s sandbox) checkFailures(t *testing.T) {
 	out := filepath.Dir(s.value())
 	check := func(name string, want int) {
 		t.Helper()
-		if got := exitCode(t, s.start(t, []string{"HTTP_PROXY=x"})); got != want {
+		if got := exitCode(t, s.start(t, os.Stderr, []string{"HTTP_PROXY=x"}, "the key")); got != want {
 			t.Errorf("%s: exit status %d, want %d", name, got, want)
 		}
 		if err := os.RemoveAll(out); err != nil {
@@ -204,14 +138,14 @@ func (s sandbox) checkFailures(t *testing.T) {
 // The first of two equal names counts. qemu-user drops one of them before the
 // agent sees it, so only the machine's own architecture can show this.
 func TestFirstOfDuplicatesCounts(t *testing.T) {
-	s := newSandbox(t, runtime.GOARCH, "", "")
+	s := newSandbox(t, Ledger, runtime.GOARCH, "", "")
 	s.check(t, []string{"HTTP_PROXY=first", "ALL_PROXY=", "HTTP_PROXY=second", "ALL_PROXY=third"}, "first")
 }
 
 func TestReplacesAnOlderFile(t *testing.T) {
-	s := newSandbox(t, runtime.GOARCH, "", "")
+	s := newSandbox(t, Ledger, runtime.GOARCH, "", "")
 	write(t, s.value(), []byte("longer than what replaces it"))
-	if code := exitCode(t, s.start(t, []string{"HTTP_PROXY=new"})); code != 0 {
+	if code := exitCode(t, s.start(t, os.Stderr, []string{"HTTP_PROXY=new"}, "the key")); code != 0 {
 		t.Fatalf("exit status %d, want 0", code)
 	}
 	got, err := os.ReadFile(s.value())
@@ -226,7 +160,7 @@ func TestReplacesAnOlderFile(t *testing.T) {
 // A full pipe blocks the agent in the middle of a value, and stopping it there
 // makes its write return early: the rest must follow.
 func TestPartialWriteGoesOn(t *testing.T) {
-	s := newSandbox(t, runtime.GOARCH, "", "")
+	s := newSandbox(t, Ledger, runtime.GOARCH, "", "")
 	if err := syscall.Mkfifo(s.value(), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +171,7 @@ func TestPartialWriteGoesOn(t *testing.T) {
 	defer fifo.Close()
 
 	want := strings.Repeat("0123456789", 10<<10)
-	p := s.start(t, []string{"HTTP_PROXY=" + want, "ALL_PROXY=end"})
+	p := s.start(t, os.Stderr, []string{"HTTP_PROXY=" + want, "ALL_PROXY=end"}, "the key")
 	defer p.Kill()
 	waitState(t, p, "S")
 	for range 3 {

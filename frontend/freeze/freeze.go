@@ -41,6 +41,10 @@ const localScheme = srctypes.LocalScheme + "://"
 // slash in them (dockerfile2llb, dispatchRunMounts), so no Dockerfile mounts it.
 const cacheID = "localfront-contexts"
 
+// forgotten is after how many seconds in the cache mount a tree was left there
+// by a build that was stopped: take removes what it has taken.
+const forgotten = "86400"
+
 // attempts bounds how often a tree is kept that cannot be taken afterwards.
 const attempts = 3
 
@@ -142,7 +146,7 @@ func (f *Freezer) keep(ctx context.Context, local graph.Part, again string) (dig
 	if again != "" {
 		env = append(env, llb.AddEnv("LOCALFRONT_AGAIN", again))
 	}
-	run := f.run("keep "+nameOf(local), []string{"keep"}, env...)
+	run := f.run("keep "+nameOf(local), []string{"keep", forgotten}, env...)
 	run.AddMount("/in", llb.NewState(source), llb.Readonly)
 	def, err := f.marshal(ctx, run.AddMount("/out", llb.Scratch()))
 	if err != nil {
