@@ -10,7 +10,7 @@
 // keys of solver/llbsolver/ops. Results are lazy as there: a bad definition, a
 // denied source or a missing layer is seen by whoever evaluates.
 //
-// It does not run anything. The one program it knows is the ledger's agent;
+// It does not run anything. The programs it knows are localfront's agents;
 // every other step succeeds with a result that cannot be read. Every call,
 // registry request and container start is logged.
 package fakegateway
@@ -46,6 +46,7 @@ type Builder struct {
 	images   map[string]digest.Digest // the engine's image store, nil without one
 	warm     map[string]bool          // repositories in the resolver pool
 	cache    map[digest.Digest]*result
+	trees    map[digest.Digest]map[string]string // contexts kept until they are taken
 	active   map[digest.Digest]*flight
 	index    map[digest.Digest]*flight // by cache key, see merge
 	sessions int
@@ -79,6 +80,7 @@ func (b *Builder) Prune() {
 	b.content = map[digest.Digest]*stored{}
 	b.layers = map[digest.Digest]bool{}
 	b.cache = map[digest.Digest]*result{}
+	b.trees = map[digest.Digest]map[string]string{}
 }
 
 // PruneContent removes all image content and the results of steps that ran on

@@ -22,7 +22,7 @@ import (
 type result struct {
 	image *pulled           // an image, its layers maybe elsewhere
 	files map[string]string // what is known of its files, nil where nothing is
-	agent bool              // it is a record of the ledger
+	agent bool              // it is a record of the ledger, or a digest of a context
 }
 
 // flight is one vertex of the builds that run now. Builds that need the same
@@ -148,7 +148,7 @@ func (s *Session) run(ctx context.Context, v *vertex, f *flight) (*result, diges
 	}
 	res := &result{}
 	if exec := v.op.GetExec(); exec != nil {
-		if res, err = s.container(ctx, exec); err != nil {
+		if res, err = s.container(ctx, exec, inputs); err != nil {
 			return nil, "", err
 		}
 	}
@@ -175,11 +175,14 @@ func cacheKey(op *pb.Op) (digest.Digest, error) {
 
 func needsFiles(op *pb.Op) bool { return op.GetExec() != nil || op.GetFile() != nil }
 
-// container starts a container.
-func (s *Session) container(ctx context.Context, exec *pb.ExecOp) (*result, error) {
+// container starts a container on the results that are its inputs.
+func (s *Session) container(ctx context.Context, exec *pb.ExecOp, inputs []*result) (*result, error) {
 	args := exec.Meta.Args
 	if err := s.builder.log.add(ctx, Call{Kind: Container, What: strings.Join(args, " ")}); err != nil {
 		return nil, err
+	}
+	if args[0] == "/freeze" {
+		return s.builder.freeze(exec, inputs)
 	}
 	if args[0] != "/agent" {
 		return &result{}, nil
