@@ -40,7 +40,6 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 		return nil, onSyntaxLine(ctx, c, err)
 	}
 	d := decorate(c, opts)
-	defer d.ahead.going.Wait()
 	if id, ok := d.bopts.Opts[keyRequestID]; ok {
 		if res, ok, err := d.call(ctx, id); ok {
 			return res, err

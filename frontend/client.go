@@ -13,7 +13,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	srctypes "github.com/moby/buildkit/source/types"
@@ -38,7 +37,6 @@ type decorated struct {
 	names    *resolve.Resolver
 	builder  *builderQueries
 	memory   *memory
-	ahead    *ahead
 	localize bool
 	// forwarded is true once the build is another client's.
 	forwarded bool
@@ -76,7 +74,6 @@ func decorate(c client.Client, opts options) *decorated {
 	d.localize = stores && (!provenance || opts.offline)
 	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
 	d.memory = newMemory(c, d.builder, opts.scope)
-	d.ahead = &ahead{client: c, bopts: bopts, opts: given, expect: d.expect}
 	d.names = resolve.New(d.builder, d.memory, resolve.Options{
 		Offline: opts.offline,
 		MaxAge:  opts.maxAge,
@@ -172,10 +169,7 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 		}
 		req.Definition = def
 	}
-	if res, ok, err := c.ahead.take(req); ok {
-		return res, err
-	}
-	return c.ahead.solve(ctx, req)
+	return c.Client.Solve(ctx, req)
 }
 
 // rewrite takes note of the images of def and returns it with those that are
@@ -246,9 +240,6 @@ func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
 	inputs, err := c.Client.Inputs(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if _, ok := inputs[dockerui.DefaultLocalNameContext]; !ok {
-		c.ahead.sources(ctx)
 	}
 	for name, st := range inputs {
 		def, err := st.Marshal(ctx)

@@ -36,9 +36,14 @@ import (
 const keyPrefix = "localfront/v1 "
 
 // timeout bounds one read or write. A read that hits the cache takes
-// milliseconds; one that must start the agent may wait for a free slot on a
-// busy builder, and no build shall hang on what is only a cache.
-const timeout = 10 * time.Second
+// milliseconds; one that must start the agent may take seconds on a busy
+// builder, and no build shall hang on what is only a cache.
+const timeout = 30 * time.Second
+
+// atOnce bounds the reads and writes of one build at the same moment. Each may
+// start an agent: a build with fifty new names would otherwise keep a builder
+// so busy with itself that it runs into its own timeout.
+const atOnce = 10
 
 // ErrTimeout is why a read or write that took too long was given up.
 var ErrTimeout = errors.New("the builder took too long")
@@ -90,6 +95,7 @@ type Ledger struct {
 	platform ocispecs.Platform
 	caps     apicaps.CapSet
 	scope    string
+	turns    chan struct{} // holds one for each read or write under way
 }
 
 // New returns the ledger of the builder behind s, or an error that wraps
@@ -106,6 +112,7 @@ func New(s Solver, guard Guard) (*Ledger, error) {
 		root:     llb.Scratch().File(llb.Mkfile("/agent", 0o555, bin), hidden("agent")...),
 		platform: p,
 		caps:     bopts.LLBCaps,
+		turns:    make(chan struct{}, atOnce),
 	}, nil
 }
 
@@ -191,8 +198,14 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	return nil
 }
 
-// solve runs the vertex of one key and returns its value.
+// solve runs the vertex of one key, when it is its turn, and returns its value.
 func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, limit time.Duration) (string, error) {
+	select {
+	case l.turns <- struct{}{}:
+		defer func() { <-l.turns }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, timeoutError(limit))
 	defer cancel()
 	res, err := l.solver.Solve(ctx, req)

@@ -3,7 +3,10 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -333,7 +336,7 @@ func TestTimeout(t *testing.T) {
 		l.solver = hung{}
 		start := time.Now()
 		err := l.Write(context.Background(), alpine, entry("one"))
-		const want = "the builder took longer than 10s"
+		const want = "the builder took longer than 30s"
 		if err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
 		}
@@ -392,4 +395,51 @@ func TestSuperseded(t *testing.T) {
 	if err := l.Write(t.Context(), alpine, entry("ours")); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("error %v, want ErrSuperseded", err)
 	}
+}
+
+// crowd counts the solves under way.
+type crowd struct {
+	Solver
+	now, most atomic.Int32
+}
+
+func (c *crowd) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	n := c.now.Add(1)
+	defer c.now.Add(-1)
+	for most := c.most.Load(); n > most && !c.most.CompareAndSwap(most, n); most = c.most.Load() {
+	}
+	time.Sleep(timeout - time.Second)
+	return c.Solver.Solve(ctx, req)
+}
+
+// Fifty reads that each take nearly as long as one may all succeed, since their
+// time begins when it is their turn.
+func TestManyNamesTakeTurns(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	synctest.Test(t, func(t *testing.T) {
+		s := b.Session(fakegateway.Build{})
+		defer s.Close()
+		c, err := s.Client(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		busy := &crowd{Solver: c}
+		l, err := New(busy, graph.Guard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for i := range 5 * atOnce {
+			wg.Go(func() {
+				if _, _, err := l.Read(t.Context(), fmt.Sprintf("%s-%d", alpine, i), alpineID); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if most := busy.most.Load(); most != atOnce {
+			t.Errorf("%d reads at once, want %d", most, atOnce)
+		}
+	})
 }

@@ -228,8 +228,3 @@ func layerCount(config []byte) int {
 	}
 	return len(img.RootFS.DiffIDs)
 }
-
-// Expect reads what is remembered of a name that is going to be resolved.
-func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
-	r.name(named).look(ctx, r.memory, named)
-}
