@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/moby/buildkit/client"
@@ -86,7 +87,29 @@ func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, fron
 // runner sends a build to the daemon.
 type runner func(*client.Client, client.SolveOpt, chan *client.SolveStatus) (*client.SolveResponse, error)
 
+// startLimit is how long BuildKit waits for the first byte of a frontend after
+// it has begun to start its container (http2's prefaceTimeout). Then the build
+// fails with dropped. On a machine that is that busy one builds again.
+const (
+	startLimit = 10 * time.Second
+	dropped    = "frontend grpc server closed unexpectedly"
+)
+
+// build sends a build to the daemon, and again where that was too busy to start
+// the frontend.
 func build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run runner) (*Result, error) {
+	t.Helper()
+	for {
+		start := time.Now()
+		res, err := buildOnce(ctx, t, d, opt, run)
+		if err == nil || ctx.Err() != nil || time.Since(start) < startLimit || !strings.Contains(err.Error(), dropped) {
+			return res, err
+		}
+		t.Logf("the daemon was too busy to start the frontend, so the build is sent again: %v", err)
+	}
+}
+
+func buildOnce(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run runner) (*Result, error) {
 	t.Helper()
 	// No t.Fatal in here: tests build in goroutines of their own as well.
 	res := &Result{}
