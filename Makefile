@@ -65,6 +65,14 @@ test-all:
 test-unit: ## the tests that need no engine
 	go test $(UNIT)
 
+# SEED picks the moments at which faults strike.
+SEED ?= 1
+
+.PHONY: soak
+soak: ## faults and load in full counts, for an hour or two; writes docs/reliability.md
+	@$(MAKE) -s engines frontend
+	go test -timeout 4h -count=1 -v ./tests/faults -soak -seed=$(SEED) -update
+
 .PHONY: agent-check
 agent-check: ## rebuild the agents and compare with the committed bytes
 	@frontend/agents/build.sh --check --install
