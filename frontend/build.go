@@ -40,6 +40,7 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 		return nil, onSyntaxLine(ctx, c, err)
 	}
 	d := decorate(c, opts)
+	defer d.ahead.going.Wait()
 	if id, ok := d.bopts.Opts[keyRequestID]; ok {
 		if res, ok, err := d.call(ctx, id); ok {
 			return res, err
@@ -47,7 +48,7 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 	}
 	res, err := builder.Build(ctx, d)
 	if err != nil || res == nil {
-		return res, err
+		return res, d.explain(ctx, err)
 	}
 	d.remember(ctx, res)
 	return res, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	srctypes "github.com/moby/buildkit/source/types"
@@ -37,12 +38,15 @@ type decorated struct {
 	names    *resolve.Resolver
 	builder  *builderQueries
 	memory   *memory
+	ahead    *ahead
+	lock     *lock
 	localize bool
 	// forwarded is true once the build is another client's.
 	forwarded bool
 
 	mu     sync.Mutex
 	images map[string]graph.Image // what the build's definitions take, by reference and platform
+	inputs map[string]bool        // the remote sources of inputs, by ID
 }
 
 var _ client.Client = &decorated{}
@@ -50,7 +54,7 @@ var _ client.Client = &decorated{}
 // decorate returns a client for one build.
 func decorate(c client.Client, opts options) *decorated {
 	bopts := c.BuildOpts()
-	d := &decorated{Client: c, opts: opts, source: bopts.Opts[keySource], own: map[string]string{}, images: map[string]graph.Image{}}
+	d := &decorated{Client: c, opts: opts, source: bopts.Opts[keySource], own: map[string]string{}, images: map[string]graph.Image{}, inputs: map[string]bool{}}
 	given := bopts.Opts
 	// dockerui changes the map, so everybody gets this one copy of it.
 	bopts.Opts = maps.Clone(given)
@@ -74,7 +78,11 @@ func decorate(c client.Client, opts options) *decorated {
 	d.localize = stores && (!provenance || opts.offline)
 	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
 	d.memory = newMemory(c, d.builder, opts.scope)
+	d.ahead = &ahead{client: c, bopts: bopts, opts: given, expect: d.expect}
+	d.lock = newLock(d.bopts.Opts)
 	d.names = resolve.New(d.builder, d.memory, resolve.Options{
+		Lock:    d.readLock,
+		Locked:  opts.locked,
 		Offline: opts.offline,
 		MaxAge:  opts.maxAge,
 		Layers:  d.localize && !subrequest,
@@ -137,6 +145,9 @@ func (c *decorated) defaultPlatform() ocispecs.Platform {
 func (c *decorated) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	ref, ok := strings.CutPrefix(op.GetIdentifier(), imageScheme)
 	plain := opt.ImageOpt == nil || !opt.ImageOpt.AttestationChain && len(opt.ImageOpt.ResolveAttestations) == 0
+	if opt.ImageOpt == nil && opt.OCILayoutOpt == nil && !ok {
+		return c.remoteMetadata(ctx, op, opt)
+	}
 	if !ok || !plain {
 		return c.Client.ResolveSourceMetadata(ctx, op, opt)
 	}
@@ -162,6 +173,11 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 	if c.opts.offline {
 		req.CacheImports = c.withoutRegistries(ctx, req.CacheImports)
 	}
+	if loads, err := c.lock.loads(req.Definition); err != nil {
+		return nil, err
+	} else if loads {
+		return c.lock.load(ctx, c, req)
+	}
 	if req.Definition != nil {
 		def, err := c.rewrite(ctx, req.Definition)
 		if err != nil {
@@ -169,13 +185,20 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 		}
 		req.Definition = def
 	}
-	return c.Client.Solve(ctx, req)
+	if res, ok, err := c.ahead.take(req); ok {
+		return res, err
+	}
+	return c.ahead.solve(ctx, req)
 }
 
 // rewrite takes note of the images of def and returns it with those that are
 // on the builder taken from there.
 func (c *decorated) rewrite(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
 	c.builder.sawVertex(def)
+	def, err := c.pinRemotes(ctx, def)
+	if err != nil {
+		return nil, err
+	}
 	images, err := graph.Images(def)
 	if err != nil || len(images) == 0 {
 		return def, err
@@ -241,12 +264,18 @@ func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := inputs[dockerui.DefaultLocalNameContext]; !ok {
+		c.ahead.sources(ctx)
+	}
 	for name, st := range inputs {
 		def, err := st.Marshal(ctx)
 		if err != nil {
 			return nil, err
 		}
 		was := def.ToPB()
+		if err := c.noteInputs(was); err != nil {
+			return nil, fmt.Errorf("input %s: %w", name, err)
+		}
 		now, err := graph.Globalize(was, emptyStore)
 		if err != nil {
 			return nil, fmt.Errorf("input %s: %w", name, err)

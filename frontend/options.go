@@ -26,6 +26,9 @@ type options struct {
 	offline bool
 	maxAge  time.Duration
 	scope   string
+	locked  bool
+	// lock says what to write to the lock: update, add, or names.
+	lock string
 }
 
 // option is one option: how it is written on the syntax line and how its value
@@ -33,10 +36,19 @@ type options struct {
 type option struct {
 	word string
 	flag bool // may stand without a value, which means true
+	once bool // a build arg only: what it does is done by one build, not by all
 	set  func(o *options, value string) error
 }
 
 var known = []option{
+	{word: "lock", once: true, set: func(o *options, v string) error {
+		o.lock = v
+		return nil
+	}},
+	{word: "locked", flag: true, set: func(o *options, v string) (err error) {
+		o.locked, err = parseBool(v)
+		return err
+	}},
 	{word: "max-age", set: func(o *options, v string) (err error) {
 		o.maxAge, err = parseAge(v)
 		return err
@@ -106,6 +118,9 @@ func (o *options) setWord(word string) error {
 	name, value, hasValue := strings.Cut(word, "=")
 	var names []string
 	for _, k := range known {
+		if k.once {
+			continue
+		}
 		names = append(names, k.word)
 		if k.word != name {
 			continue

@@ -7,6 +7,7 @@ import (
 
 // What can be wrong with a lock. An Error wraps one of them.
 var (
+	ErrFile       = errors.New("not a file")
 	ErrConflict   = errors.New("merge conflict")
 	ErrVersion    = errors.New("unknown version")
 	ErrKey        = errors.New("unknown key")
@@ -45,3 +46,8 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Kind }
+
+// NotAFile is the error for a lock that cannot be read, which reason says why.
+func NotAFile(name, reason string) error {
+	return &Error{File: name, Kind: ErrFile, Reason: reason, Remedy: "remove it, then: " + Command(name, "update")}
+}

@@ -11,12 +11,12 @@ import (
 	"github.com/org/localfront/frontend/ledger"
 )
 
-// pinned answers a name that carries its digest.
-func (r *Resolver) pinned(ctx context.Context, q Query, n *name, ref reference.Canonical) (Answer, error) {
-	const who = "pinned by digest"
+// pinned answers a name that carries its digest, and shows the line here or the
+// line there, wherever it comes from.
+func (r *Resolver) pinned(ctx context.Context, q Query, n *name, ref reference.Canonical, here, there string) (Answer, error) {
 	p, known := n.platform(ref.Digest(), q.Platform)
 	if known || r.opts.Offline {
-		a, err := r.fromContent(ctx, q, n, ref, p, r.line(q, who))
+		a, err := r.fromContent(ctx, q, n, ref, p, here)
 		if err == nil {
 			return a, nil
 		}
@@ -24,7 +24,7 @@ func (r *Resolver) pinned(ctx context.Context, q Query, n *name, ref reference.C
 			return Answer{}, &OfflineError{Name: familiar(q.Name), Digest: ref.Digest(), Platform: platformKey(q.Platform)}
 		}
 	}
-	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, who+", from registry"))
+	a, err := r.builder.Ask(ctx, q.Name, q, there)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -20,18 +20,23 @@ import (
 // name is what one build knows of one name: the entry it read, once, and what
 // it has learned since.
 type name struct {
-	once     sync.Once
-	mu       sync.Mutex
-	read     ledger.Entry
-	now      ledger.Entry
-	governed bool
-	held     map[string]bool // by digest and platform
-	warn     sync.Once
+	mu    sync.Mutex
+	looks map[string]*look // by the name that a policy may govern
+	read  *ledger.Entry
+	now   ledger.Entry
+	held  map[string]bool // by digest and platform
+	warn  sync.Once
 
 	turn     sync.Mutex    // held while the name is resolved; guards what follows
 	asked    bool          // the engine has answered the name in this build
 	silent   bool          // the engine was asked and could not answer
 	answered digest.Digest // what the name has stood for in this build so far
+}
+
+// look is one look at what is remembered under a name.
+type look struct {
+	once     sync.Once
+	governed bool
 }
 
 // name returns the record of one name in this build.
@@ -41,26 +46,34 @@ func (r *Resolver) name(named reference.Named) *name {
 	defer r.mu.Unlock()
 	n, ok := r.names[key]
 	if !ok {
-		n = &name{held: map[string]bool{}}
+		n = &name{held: map[string]bool{}, looks: map[string]*look{}}
 		r.names[key] = n
 	}
 	return n
 }
 
-// look reads what is remembered, once, and reports whether a source policy
-// governs the name.
-func (n *name) look(ctx context.Context, m Memory, named reference.Named) (governed bool) {
-	n.once.Do(func() {
+// look reads what is remembered under key, once, and reports whether a source
+// policy governs the name asked for.
+func (n *name) look(ctx context.Context, m Memory, key string, named reference.Named) (governed bool) {
+	n.mu.Lock()
+	l, ok := n.looks[named.String()]
+	if !ok {
+		l = &look{}
+		n.looks[named.String()] = l
+	}
+	n.mu.Unlock()
+	l.once.Do(func() {
 		// Another name that fails shall not end a read half-way: what it runs
 		// would be seen to fail.
-		e, governed := m.Read(context.WithoutCancel(ctx), Key(named), named)
+		e, governed := m.Read(context.WithoutCancel(ctx), key, named)
+		l.governed = governed
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.read, n.now, n.governed = e, e.Clone(), governed
+		if n.read == nil {
+			n.read, n.now = &e, e.Clone()
+		}
 	})
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.governed
+	return l.governed
 }
 
 // image returns what the name is known to stand for, nil if nothing is known.
@@ -207,7 +220,7 @@ func (r *Resolver) Learned() map[string]ledger.Entry {
 	out := map[string]ledger.Entry{}
 	for key, n := range r.names {
 		n.mu.Lock()
-		if !reflect.DeepEqual(n.read, n.now) {
+		if n.read != nil && !reflect.DeepEqual(*n.read, n.now) {
 			out[key] = n.now.Clone()
 		}
 		n.mu.Unlock()
@@ -227,4 +240,16 @@ func layerCount(config []byte) int {
 		return 0
 	}
 	return len(img.RootFS.DiffIDs)
+}
+
+// Expect reads what is remembered of a name that is going to be resolved.
+func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
+	pin, pinned, err := r.pin(ctx, named)
+	switch {
+	case err != nil:
+	case pinned:
+		r.name(pin).look(ctx, r.memory, Key(pin), named)
+	default:
+		r.name(named).look(ctx, r.memory, Key(named), named)
+	}
 }

@@ -105,6 +105,10 @@ type Options struct {
 	// Layers tells whether builds follow, so that it matters whether an
 	// image's layers are on the builder. Lint and the like read only configs.
 	Layers bool
+	// Lock is the lock of this build, nil where none is to be asked.
+	Lock Lock
+	// Locked demands that the lock pins every name but those of localhost/.
+	Locked bool
 }
 
 // Resolver resolves the names of one build and gathers what is learned. It is
@@ -129,18 +133,22 @@ func New(b Builder, m Memory, opts Options, now func() time.Time) *Resolver {
 // through as they are where nothing was remembered, so that the user sees what
 // the official frontend would show.
 func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
+	if a, ok, err := r.locked(ctx, q); ok {
+		return a, err
+	}
 	n := r.name(q.Name)
 	// One platform at a time, so that what one learns counts for all.
 	n.turn.Lock()
 	defer n.turn.Unlock()
-	if n.look(ctx, r.memory, q.Name) {
+	if n.look(ctx, r.memory, Key(q.Name), q.Name) {
 		if r.opts.Offline {
 			return Answer{}, &PolicyError{Name: familiar(q.Name)}
 		}
 		return r.builder.Ask(ctx, q.Name, q, r.line(q, "from registry, under a source policy"))
 	}
 	if ref, ok := q.Name.(reference.Canonical); ok {
-		return r.pinned(ctx, q, n, ref)
+		const who = "pinned by digest"
+		return r.pinned(ctx, q, n, ref, r.line(q, who), r.line(q, who+", from registry"))
 	}
 	img := n.image()
 	switch {

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
+	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
 // result is what a vertex evaluates to.
@@ -305,6 +306,37 @@ func (s *Session) file(ctx context.Context, res *result, name string) (string, e
 		return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	return dt, nil
+}
+
+// list returns what is in a folder of a result and matches pattern.
+func (r *result) list(dir, pattern string) ([]*fstypes.Stat, error) {
+	if r.files == nil {
+		return nil, errOpaque
+	}
+	dir = strings.TrimPrefix(path.Clean("/"+dir)+"/", "/")
+	modes := map[string]fs.FileMode{}
+	for p := range r.files {
+		below, ok := strings.CutPrefix(p, strings.TrimPrefix(dir, "/"))
+		if !ok {
+			continue
+		}
+		name, _, folder := strings.Cut(below, "/")
+		match, err := path.Match(pattern, name)
+		if err != nil {
+			return nil, err
+		}
+		if match || pattern == "" {
+			modes[name] = 0o644
+			if folder {
+				modes[name] = fs.ModeDir | 0o755
+			}
+		}
+	}
+	var out []*fstypes.Stat
+	for _, name := range slices.Sorted(maps.Keys(modes)) {
+		out = append(out, &fstypes.Stat{Path: name, Mode: uint32(modes[name])})
+	}
+	return out, nil
 }
 
 func cutScheme(identifier string) (scheme, rest string, ok bool) {

@@ -22,6 +22,8 @@ const (
 	Read Kind = "read"
 	// Stat stats a file of a result, which evaluates it.
 	Stat Kind = "stat"
+	// List lists a folder of a result, which evaluates it.
+	List Kind = "list"
 	// Evaluate evaluates a result.
 	Evaluate Kind = "evaluate"
 	// Warn shows a warning.

@@ -352,6 +352,19 @@ func (s *Session) ReadFile(ctx context.Context, in *gwpb.ReadFileRequest, _ ...g
 	return &gwpb.ReadFileResponse{Data: []byte(dt)}, nil
 }
 
+// ReadDir lists a folder of a result.
+func (s *Session) ReadDir(ctx context.Context, in *gwpb.ReadDirRequest, _ ...grpc.CallOption) (*gwpb.ReadDirResponse, error) {
+	res, err := s.use(ctx, List, in.Ref, in.IncludePattern+" in "+in.DirPath+" of ")
+	if err != nil {
+		return nil, s.received(ctx, err)
+	}
+	entries, err := res.list(in.DirPath, in.IncludePattern)
+	if err != nil {
+		return nil, s.received(ctx, err)
+	}
+	return &gwpb.ReadDirResponse{Entries: entries}, nil
+}
+
 // StatFile stats a file of a result.
 func (s *Session) StatFile(ctx context.Context, in *gwpb.StatFileRequest, _ ...grpc.CallOption) (*gwpb.StatFileResponse, error) {
 	res, err := s.use(ctx, Stat, in.Ref, in.Path+" of ")

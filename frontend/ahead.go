@@ -1,0 +1,206 @@
+package frontend
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerui"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+const (
+	localScheme = srctypes.LocalScheme + "://"
+	// localSessionPrefix starts the options that name the session of a local
+	// source.
+	localSessionPrefix = "local-sessionid:"
+	ignoreSuffix       = ".dockerignore"
+)
+
+// ahead does what BuildKit's frontend is going to do before it does: that asks
+// for one thing after the other, and a warm build is little more than the sum
+// of these waits. It changes no answer: what is asked for ahead and not wanted
+// is forgotten.
+//
+//   - .dockerignore is transferred beside the Dockerfile.
+//   - Files are read at the same time, before they are asked for, and without
+//     the stat that comes before each.
+//   - The ledger is read for the Dockerfile's names as soon as it is here.
+type ahead struct {
+	client client.Client
+	bopts  client.BuildOpts
+	opts   map[string]string // as BuildKit gave them: dockerui changes those of bopts
+	// expect is called with the Dockerfile.
+	expect func(ctx context.Context, dockerfile []byte)
+
+	going  sync.WaitGroup // whatever has been started
+	once   sync.Once
+	ignore *pb.Definition // what loads .dockerignore, nil if it is not loaded
+	loaded func() (*client.Result, error)
+}
+
+// sources is called when the frontend has learned that the context is local.
+// The caller's context is that of one call, so what is started outlives it, and
+// the build waits for it at its end.
+func (a *ahead) sources(ctx context.Context) {
+	if a.opts[keyRequestID] != "" || a.opts[keyCmdline] == "" {
+		return // a subrequest may not want it; another frontend may take over
+	}
+	ctx = context.WithoutCancel(ctx)
+	a.once.Do(func() {
+		def, err := a.dockerignore(ctx)
+		if err != nil {
+			return
+		}
+		done := make(chan struct{})
+		var res *client.Result
+		a.ignore, a.loaded = def, func() (*client.Result, error) { <-done; return res, err }
+		a.going.Go(func() {
+			defer close(done)
+			res, err = a.solve(ctx, client.SolveRequest{Definition: def})
+		})
+	})
+}
+
+// dockerignore is the definition that dockerui loads .dockerignore by
+// (dockerui/config.go, dockerIgnorePatterns). Should it be another one day, it
+// is not taken from here and all works as without.
+func (a *ahead) dockerignore(ctx context.Context) (*pb.Definition, error) {
+	const name, file = dockerui.DefaultLocalNameContext, dockerui.DefaultDockerignoreName
+	session := a.bopts.SessionID
+	if s, ok := a.opts[localSessionPrefix+name]; ok {
+		session = s
+	}
+	def, err := llb.Local(name,
+		llb.SessionID(session),
+		llb.FollowPaths([]string{file}),
+		llb.SharedKeyHint(name+"-"+file),
+		dockerui.WithInternalName("load "+file),
+		llb.Differ(llb.DiffNone, false),
+	).Marshal(ctx, llb.WithCaps(a.bopts.Caps))
+	if err != nil {
+		return nil, err
+	}
+	return def.ToPB(), nil
+}
+
+// take returns the result of a request that was made ahead.
+func (a *ahead) take(req client.SolveRequest) (_ *client.Result, ok bool, _ error) {
+	if a.ignore == nil || !slices.EqualFunc(req.Definition.GetDef(), a.ignore.Def, bytes.Equal) {
+		return nil, false, nil
+	}
+	res, err := a.loaded()
+	return res, true, err
+}
+
+// solve solves, and reads ahead if the request loads some files.
+func (a *ahead) solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	res, err := a.client.Solve(ctx, req)
+	ctx = context.WithoutCancel(ctx)
+	paths := followed(req.Definition)
+	if err != nil || len(paths) == 0 {
+		return res, err
+	}
+	ref, err := res.SingleRef()
+	if err != nil || ref == nil {
+		return res, nil
+	}
+	files := &loadedFiles{Reference: ref, going: &a.going, files: map[string]*loadedFile{}}
+	if len(paths) > 1 && paths[1] == paths[0]+ignoreSuffix {
+		files.read(ctx, paths[0], a.expect)
+		files.read(ctx, paths[1], nil)
+	} else {
+		files.read(ctx, paths[0], nil)
+	}
+	res.SetRef(files)
+	return res, nil
+}
+
+// followed returns the files that a definition loads from the user's machine if
+// it does nothing else, the one that is wanted first.
+func followed(def *pb.Definition) []string {
+	if len(def.GetDef()) != 2 {
+		return nil
+	}
+	var op pb.Op
+	if err := op.UnmarshalVT(def.Def[0]); err != nil {
+		return nil
+	}
+	src := op.GetSource()
+	if !strings.HasPrefix(src.GetIdentifier(), localScheme) {
+		return nil
+	}
+	var paths []string
+	if err := json.Unmarshal([]byte(src.Attrs[pb.AttrFollowPaths]), &paths); err != nil {
+		return nil
+	}
+	return paths
+}
+
+// loadedFiles is a reference to files of the user's machine, some of which were
+// read ahead. It is only read from; BuildKit would refuse it as a result.
+type loadedFiles struct {
+	client.Reference
+	going *sync.WaitGroup
+	files map[string]*loadedFile // by path
+}
+
+type loadedFile struct {
+	done chan struct{}
+	dt   []byte
+	stat *fstypes.Stat
+	err  error // that of reading
+	noSt error // that of the stat
+}
+
+// readLimit is as much of a file as one message holds: dockerui asks for no
+// more, and refuses a larger file by its stat.
+const readLimit = 16 << 20
+
+// read starts to read a file and calls then, which may be nil, with what is in
+// it.
+func (l *loadedFiles) read(ctx context.Context, path string, then func(context.Context, []byte)) {
+	f := &loadedFile{done: make(chan struct{})}
+	l.files[path] = f
+	l.going.Go(func() {
+		f.dt, f.err = l.Reference.ReadFile(ctx, client.ReadRequest{Filename: path, Range: &client.FileRange{Length: readLimit + 1}})
+		if f.err != nil {
+			// Missing, or too large, which the stat tells.
+			f.stat, f.noSt = l.Reference.StatFile(ctx, client.StatRequest{Path: path})
+		} else {
+			f.stat = &fstypes.Stat{Path: path, Size: int64(len(f.dt))}
+		}
+		close(f.done)
+		if f.err == nil && then != nil {
+			then(ctx, f.dt)
+		}
+	})
+}
+
+// ReadFile returns what was read ahead.
+func (l *loadedFiles) ReadFile(ctx context.Context, req client.ReadRequest) ([]byte, error) {
+	f := l.files[req.Filename]
+	whole := req.Range == nil || req.Range.Offset == 0 && req.Range.Length > readLimit
+	if f == nil || !whole {
+		return l.Reference.ReadFile(ctx, req)
+	}
+	<-f.done
+	return f.dt, f.err
+}
+
+// StatFile returns the size of what was read ahead.
+func (l *loadedFiles) StatFile(ctx context.Context, req client.StatRequest) (*fstypes.Stat, error) {
+	f := l.files[req.Path]
+	if f == nil {
+		return l.Reference.StatFile(ctx, req)
+	}
+	<-f.done
+	return f.stat, f.noSt
+}
