@@ -2,7 +2,6 @@ package graph
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -26,8 +25,6 @@ type Remote struct {
 	ID string
 }
 
-var commitHash = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)
-
 // remoteOf returns the remote source that src is.
 func remoteOf(src *pb.SourceOp) (Remote, bool) {
 	id := src.GetIdentifier()
@@ -39,7 +36,7 @@ func remoteOf(src *pb.SourceOp) (Remote, bool) {
 		if full := src.Attrs[pb.AttrFullRemoteURL]; full != "" {
 			address = full
 		}
-		pinned := commitHash.MatchString(ref) || src.Attrs[pb.AttrGitChecksum] != ""
+		pinned := commit.MatchString(ref) || src.Attrs[pb.AttrGitChecksum] != ""
 		return Remote{Git: true, Address: address, Ref: ref, Pinned: pinned, ID: sourceID(src)}, true
 	case srctypes.HTTPScheme, srctypes.HTTPSScheme:
 		return Remote{Address: id, Pinned: src.Attrs[pb.AttrHTTPChecksum] != "", ID: sourceID(src)}, true
