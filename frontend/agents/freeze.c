@@ -13,6 +13,9 @@
  *                         the digest of what it has written: another one tells
  *                         that somebody has changed the tree. The tree comes
  *                         back only where /out could not be written.
+ *   freeze lend DIGEST AGAIN
+ *                         does the same, and puts the tree back. AGAIN makes it
+ *                         another vertex.
  *
  * It runs as PID 1 of a container whose read-only root holds only this program,
  * without a network. /in is read-only and nobody's to change. /cache is a cache
@@ -135,7 +138,8 @@ struct run {
 	u32 age;              /* seconds after which what is in /cache was forgotten */
 	char wanted[HEX + 1]; /* the digest to take, or the one of /in */
 	char stage[NAME];     /* this process's own tree in /cache, "" if there is none */
-	u8 taking;
+	u8 taking;            /* it is the one wanted, taken away */
+	u8 lends;             /* it is put back */
 	u8 plain; /* copy_file_range does not work here */
 	u8 failing;
 	char *buffer, *list, *value;
@@ -1155,7 +1159,8 @@ static void take(struct run *r)
 		clean_up(r, FAILED_DIGEST);
 		exit(FAILED_DIGEST);
 	}
-	remove(r, r->stage);
+	if (!r->lends || rename(r, r->stage, r->wanted) < 0)
+		remove(r, r->stage);
 }
 
 static int parse_age(const char *s, u32 *age)
@@ -1185,9 +1190,11 @@ __attribute__((noreturn, used)) void agent(long *stack)
 	char **argv = (char **)(stack + 1);
 	struct run r = { .cache = -1 };
 	int keeps = argc == 3 && equal(argv[1], "keep") && parse_age(argv[2], &r.age);
+	int takes = argc == 3 && equal(argv[1], "take") && parse_digest(argv[2], r.wanted);
 
-	if (!keeps && !(argc == 3 && equal(argv[1], "take") && parse_digest(argv[2], r.wanted))) {
-		static const char usage[] = "freeze: run it as keep SECONDS, or take sha256:DIGEST\n";
+	r.lends = argc == 4 && equal(argv[1], "lend") && parse_digest(argv[2], r.wanted);
+	if (!keeps && !takes && !r.lends) {
+		static const char usage[] = "freeze: run it as keep SECONDS, take sha256:DIGEST or lend sha256:DIGEST AGAIN\n";
 		write_all(2, usage, sizeof usage - 1);
 		exit(FAILED_USAGE);
 	}

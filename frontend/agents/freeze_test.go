@@ -280,6 +280,25 @@ func TestFreezeTakesOnce(t *testing.T) {
 	}
 }
 
+func TestFreezeLends(t *testing.T) {
+	t.Parallel()
+	f := native(t)
+	oddTree(t, f.path("in"))
+	want := describe(t, f.path("in"))
+	digest := f.keep(t)
+	for _, args := range [][]string{{"lend", digest, "1"}, {"lend", digest, "2"}, {"take", digest}} {
+		must(t, os.RemoveAll(f.path("out")))
+		must(t, os.Mkdir(f.path("out"), 0o755))
+		if code, said := f.run(t, args...); code != 0 {
+			t.Fatalf("%q: exit status %d: %s", args, code, said)
+		}
+		if diff := cmp.Diff(want, describe(t, f.path("out"))); diff != "" {
+			t.Errorf("%q (-put in +taken out):\n%s", args, diff)
+		}
+	}
+	f.wantCache(t)
+}
+
 // tamperings change a tree in the cache that has "f", a file, "d/g", "l", a
 // symlink, and "h", a second name of f.
 var tamperings = map[string]func(t *testing.T, tree string){
@@ -525,6 +544,7 @@ func TestFreezeUsage(t *testing.T) {
 		{}, {"keep"}, {"keep", ""}, {"keep", "1x"}, {"keep", "-1"}, {"keep", "9999999999"}, {"take"}, {"drop", "1"},
 		{"take", hex}, {"take", "sha256:" + hex[1:]}, {"take", "sha256:" + hex + "0"},
 		{"take", "sha256:" + strings.Repeat("../", 21) + "a"}, {"take", "sha256:" + hex, "more"},
+		{"lend", "sha256:" + hex}, {"lend", hex, "again"},
 	} {
 		code, said := f.run(t, args...)
 		if code != statusUsage || !strings.HasPrefix(said, "freeze: run it as ") {

@@ -70,7 +70,7 @@ type Freezer struct {
 // ErrUnsupported.
 func New(s Solver) (*Freezer, error) {
 	bopts := s.BuildOpts()
-	bin, p, err := agents.Freeze.ForBuilder(bopts, pb.CapFileBase, pb.CapExecMetaProxy, pb.CapExecMetaNetwork, pb.CapExecMountCache, pb.CapExecMountCacheSharing)
+	bin, p, err := agents.Freeze.ForBuilder(bopts, pb.CapFileBase, pb.CapExecMetaNetwork, pb.CapExecMountCache, pb.CapExecMountCacheSharing)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -115,9 +115,12 @@ func (f *Freezer) Freeze(ctx context.Context, def *pb.Definition) (*pb.Definitio
 
 // freeze returns the definition that holds the files of a local source, with
 // the files there. Where keep is cached and the tree is neither in the cache
-// mount nor in take's cache any more, or is not what it was, keep has to run
-// again. Its key is changed for that: to ignore the cache of a vertex that has
-// a cache mount would empty the mount for everybody (detectPrunedCacheID).
+// mount nor in take's cache any more, or is not what it was, both have to run
+// again, and under another key. To ignore the cache of a vertex that has a cache
+// mount would empty the mount for everybody (detectPrunedCacheID), and a vertex
+// that has failed fails at once for as long as this build runs, whoever solves
+// one of the same key (scheduler.mergeTo). lend is take under such a key. It
+// leaves the tree for the take of the next build.
 func (f *Freezer) freeze(ctx context.Context, local graph.Part) (*pb.Definition, error) {
 	again := ""
 	for attempt := 1; ; attempt++ {
@@ -125,12 +128,9 @@ func (f *Freezer) freeze(ctx context.Context, local graph.Part) (*pb.Definition,
 		if err != nil {
 			return nil, err
 		}
-		err = f.fetch(ctx, tree)
-		if err == nil {
-			return f.take(ctx, tree, "")
-		}
-		if attempt == attempts || ctx.Err() != nil {
-			return nil, err
+		def, err := f.take(ctx, tree, again)
+		if err == nil || attempt == attempts || ctx.Err() != nil {
+			return def, err
 		}
 		again = identity.NewID()
 	}
@@ -167,26 +167,19 @@ func (f *Freezer) keep(ctx context.Context, local graph.Part, again string) (dig
 	return digest.Parse(string(dt))
 }
 
-// fetch makes sure that take has a tree in its result. The nonce, which is no
-// part of the key, makes the vertex new: one that failed in another build that
-// still runs would fail here as well.
-func (f *Freezer) fetch(ctx context.Context, tree digest.Digest) error {
-	def, err := f.take(ctx, tree, identity.NewID())
+// take returns the definition whose result is a tree, with the tree in it.
+func (f *Freezer) take(ctx context.Context, tree digest.Digest, again string) (*pb.Definition, error) {
+	args := []string{"take", tree.String()}
+	if again != "" {
+		args = []string{"lend", tree.String(), again}
+	}
+	run := f.run(args[0]+" "+tree.String(), args)
+	def, err := f.marshal(ctx, run.AddMount("/out", llb.Scratch()))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = f.solver.Solve(ctx, client.SolveRequest{Definition: def, Evaluate: true})
-	return err
-}
-
-// take returns the definition whose result is a tree.
-func (f *Freezer) take(ctx context.Context, tree digest.Digest, nonce string) (*pb.Definition, error) {
-	var env []llb.RunOption
-	if nonce != "" {
-		env = append(env, llb.WithProxy(llb.ProxyEnv{NoProxy: nonce}))
-	}
-	run := f.run("take "+tree.String(), []string{"take", tree.String()}, env...)
-	return f.marshal(ctx, run.AddMount("/out", llb.Scratch()))
+	return def, err
 }
 
 // run returns the agent with the cache mount. That is shared with whatever

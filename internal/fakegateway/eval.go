@@ -34,6 +34,7 @@ type flight struct {
 	ignoreCache bool
 	sessions    map[*Session]bool
 	done        *result
+	failed      error // a container's, which nobody runs again meanwhile
 	key         digest.Digest
 }
 
@@ -98,6 +99,9 @@ func (s *Session) evaluate(ctx context.Context, v *vertex) (*result, digest.Dige
 	if f.done != nil {
 		return f.done, f.key, nil
 	}
+	if f.failed != nil {
+		return nil, "", f.failed
+	}
 	res, key, err := s.run(ctx, v, f)
 	if err != nil {
 		return nil, "", errdefs.WrapVertex(err, v.digest)
@@ -130,8 +134,8 @@ func (s *Session) run(ctx context.Context, v *vertex, f *flight) (*result, diges
 	if other := b.merge(s, f, key); other != nil {
 		other.mu.Lock()
 		defer other.mu.Unlock()
-		if other.done != nil {
-			return other.done, key, nil
+		if other.done != nil || other.failed != nil {
+			return other.done, key, other.failed
 		}
 	}
 	b.mu.Lock()
@@ -150,6 +154,9 @@ func (s *Session) run(ctx context.Context, v *vertex, f *flight) (*result, diges
 	res := &result{}
 	if exec := v.op.GetExec(); exec != nil {
 		if res, err = s.container(ctx, exec, inputs); err != nil {
+			if ctx.Err() == nil {
+				f.failed = err
+			}
 			return nil, "", err
 		}
 	}

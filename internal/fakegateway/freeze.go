@@ -43,6 +43,9 @@ func (b *Builder) freeze(exec *pb.ExecOp, inputs []*result) (*result, error) {
 	case digest.FromBytes(marshal(files)) != d:
 		return nil, exited(args, statusDigest)
 	}
+	if args[1] == "lend" {
+		b.trees[d] = maps.Clone(files)
+	}
 	return &result{files: files}, nil
 }
 

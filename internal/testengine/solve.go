@@ -66,11 +66,11 @@ func Build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) (*Resu
 	})
 }
 
-// MustRun runs a build in which frontend, in this process, takes the place of
-// the frontend image. The build has to succeed.
-func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) *Result {
+// Run runs a build in which frontend, in this process, takes the place of the
+// frontend image. What it returns is as with Build.
+func Run(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) (*Result, error) {
 	t.Helper()
-	res, err := build(ctx, t, d, opt, func(c *client.Client, solve client.SolveOpt, ch chan *client.SolveStatus) (*client.SolveResponse, error) {
+	return build(ctx, t, d, opt, func(c *client.Client, solve client.SolveOpt, ch chan *client.SolveStatus) (*client.SolveResponse, error) {
 		if _, ok := solve.FrontendAttrs["cmdline"]; !ok {
 			_, cmdline, _, _ := parser.DetectSyntax([]byte(opt.Dockerfile))
 			solve.FrontendAttrs["cmdline"] = cmdline
@@ -78,6 +78,12 @@ func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, fron
 		solve.Frontend = ""
 		return c.Build(ctx, solve, "", frontend, ch)
 	})
+}
+
+// MustRun is Run for builds that have to succeed.
+func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) *Result {
+	t.Helper()
+	res, err := Run(ctx, t, d, opt, frontend)
 	if err != nil {
 		t.Fatalf("build in this process: %v\n%s", err, res)
 	}
