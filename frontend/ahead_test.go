@@ -168,8 +168,10 @@ read .dockerignore of local://context
 read Dockerfile of local://dockerfile
 read Dockerfile.dockerignore of local://dockerfile
 read value of /agent localfront/v1 docker.io/library/alpine:3.20
+read value of /agent localfront/v1 result docker.io/library/alpine:3.20
 resolve oci-layout://docker.io/library/alpine:3.20@DIGEST linux/amd64
 solve /agent localfront/v1 docker.io/library/alpine:3.20
+solve /agent localfront/v1 result docker.io/library/alpine:3.20
 solve /bin/sh -c true
 solve local://context
 solve local://dockerfile

@@ -46,8 +46,11 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 			return res, err
 		}
 	}
+	if _, subrequest := d.bopts.Opts[keyRequestID]; !subrequest {
+		d.naming = newNaming(ctx, c, opts.names, d.memory)
+	}
 	res, err := builder.Build(ctx, d)
-	if err != nil || res == nil {
+	if err != nil || res == nil || d.forwarded {
 		return res, d.explain(ctx, err)
 	}
 	d.remember(ctx, res)

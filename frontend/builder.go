@@ -114,6 +114,17 @@ func (b *builderQueries) Ask(ctx context.Context, name reference.Named, q resolv
 	return resolve.Answer{Ref: ref, Digest: dgst, Config: config}, err
 }
 
+// Show solves a file with the line as its name. The file is the same for all
+// lines, so that it is cached but for the first.
+func (b *builderQueries) Show(ctx context.Context, line string) {
+	def, err := llb.Scratch().File(llb.Mkfile("/localfront", 0o444, nil), llb.WithCustomName(line)).
+		Marshal(ctx, llb.WithCaps(b.bopts.LLBCaps))
+	if err == nil {
+		// A line that cannot be shown is no reason to fail a build.
+		_, _ = b.client.Solve(ctx, client.SolveRequest{Definition: def.ToPB(), Evaluate: true})
+	}
+}
+
 // Warn shows a warning beside the vertex that loaded the Dockerfile.
 func (b *builderQueries) Warn(ctx context.Context, msg string) {
 	b.mu.Lock()

@@ -40,6 +40,7 @@ type decorated struct {
 	memory   *memory
 	ahead    *ahead
 	lock     *lock
+	naming   *naming // nil for a build without names
 	localize bool
 	// forwarded is true once the build is another client's.
 	forwarded bool
@@ -80,9 +81,10 @@ func decorate(c client.Client, opts options) *decorated {
 	d.memory = newMemory(c, d.builder, opts.scope)
 	d.ahead = &ahead{client: c, bopts: bopts, opts: given, expect: d.expect}
 	d.lock = newLock(d.bopts.Opts)
-	d.names = resolve.New(d.builder, d.memory, resolve.Options{
+	d.names = resolve.New(d.builder, d.memory, d.memory, resolve.Options{
 		Lock:    d.readLock,
 		Locked:  opts.locked,
+		Own:     keys(opts.names),
 		Offline: opts.offline,
 		MaxAge:  opts.maxAge,
 		Layers:  d.localize && !subrequest,
@@ -178,32 +180,82 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 	} else if loads {
 		return c.lock.load(ctx, c, req)
 	}
-	if req.Definition != nil {
-		def, err := c.rewrite(ctx, req.Definition)
-		if err != nil {
-			return nil, err
-		}
-		req.Definition = def
+	if req.Definition == nil {
+		return c.Client.Solve(ctx, req)
 	}
 	if res, ok, err := c.ahead.take(req); ok {
 		return res, err
 	}
-	return c.ahead.solve(ctx, req)
+	settled, err := c.settle(ctx, req.Definition)
+	if err != nil {
+		return nil, err
+	}
+	if req.Definition, err = c.rewrite(ctx, settled); err != nil {
+		return nil, err
+	}
+	res, err := c.ahead.solve(ctx, req)
+	c.naming.solved(res, settled)
+	return res, err
 }
 
-// rewrite takes note of the images of def and returns it with those that are
-// on the builder taken from there.
-func (c *decorated) rewrite(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
+// settle returns def as it can be recorded: with named results in the place of
+// images and, if the build has a name, without the user's session.
+func (c *decorated) settle(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
 	c.builder.sawVertex(def)
 	def, err := c.pinRemotes(ctx, def)
 	if err != nil {
 		return nil, err
 	}
+	if def, err = graph.Splice(def, c.result); err != nil {
+		return nil, err
+	}
+	return c.naming.settle(ctx, def)
+}
+
+// result returns the named result that an image stands for, nil if it is an
+// image.
+func (c *decorated) result(img graph.Image) (*graph.Result, error) {
+	ref, ok := img.Ref.(reference.Canonical)
+	if !ok {
+		return nil, nil
+	}
+	used, ok := c.names.Result(ref.Digest())
+	if !ok {
+		return nil, nil
+	}
+	def, err := graph.Unmarshal(used.Build.Definition)
+	return &graph.Result{Name: used.Name, Definition: def}, err
+}
+
+// lookAgain looks for the layers of the images that named results of this build
+// are made from, as far as they were here when those were built.
+func (c *decorated) lookAgain(ctx context.Context, images []graph.Image) {
+	if _, subrequest := c.bopts.Opts[keyRequestID]; subrequest || !c.localize {
+		return
+	}
+	layers := map[string]int{}
+	for _, u := range c.names.Used() {
+		maps.Copy(layers, u.Result.Layers)
+	}
+	var wg sync.WaitGroup
+	for _, img := range images {
+		ref, ok := img.Ref.(reference.Canonical)
+		if n := layers[imageKey(img)]; ok && n > 0 && !c.names.Held(ref, img.Platform) {
+			wg.Go(func() { c.names.LookAgain(ctx, ref, img.Platform, n) })
+		}
+	}
+	wg.Wait()
+}
+
+// rewrite takes note of the images of def and returns it with those that are
+// on the builder taken from there.
+func (c *decorated) rewrite(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
 	images, err := graph.Images(def)
 	if err != nil || len(images) == 0 {
 		return def, err
 	}
 	c.used(images)
+	c.lookAgain(ctx, images)
 	if !c.localize {
 		if c.opts.offline {
 			return nil, fmt.Errorf("offline: this builder cannot be kept from asking the registry for %s: it does not support %s", images[0].Ref, pb.CapSourceOCILayout)

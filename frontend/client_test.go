@@ -100,7 +100,7 @@ func TestNamesAtTheSameTime(t *testing.T) {
 	if err := eg.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "containers", len(b.Containers()), 2) // each name is looked up once
+	equal(t, "containers", len(b.Containers()), 4) // each name is looked up once: what it was built as, and memory
 }
 
 func TestOptionsAreOneCloneWithoutOurOwn(t *testing.T) {
@@ -224,7 +224,7 @@ func TestLedgerTroubleFailsNoBuild(t *testing.T) {
 	}{
 		{
 			name:  "reading",
-			fault: fakegateway.Fault{Kind: fakegateway.Read, Match: "value of", Err: errors.New("disk on fire"), Times: 2}, // with the image beside it and without
+			fault: fakegateway.Fault{Kind: fakegateway.Read, Match: "value of /agent localfront/v1 docker.io", Err: errors.New("disk on fire"), Times: 2}, // with the image beside it and without
 			want:  []string{"what is remembered of " + alpine + " cannot be read, so it counts as unknown: disk on fire"},
 		},
 		{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
+	"github.com/org/localfront/frontend/resolve"
 )
 
 // memory is the ledger as package resolve sees it: reading never fails.
@@ -50,6 +51,51 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 		m.warner.warnOnce(ctx, "read", fmt.Sprintf("what is remembered of %s cannot be read, so it counts as unknown: %v", key, err))
 	}
 	return e, false
+}
+
+// Result returns what was last built under key. What cannot be read or used
+// counts as absent, with a warning, since another image may take its place.
+func (m *memory) Result(ctx context.Context, key string) *ledger.Result {
+	if m.ledger == nil {
+		return nil
+	}
+	r, err := m.ledger.Result(ctx, key)
+	if err == nil && r != nil {
+		err = fit(r)
+	}
+	if err == nil {
+		return r
+	}
+	if ctx.Err() == nil {
+		m.warner.warnOnce(ctx, "result "+key, fmt.Sprintf("what was built as %s on this builder cannot be used, so it counts as unknown: build it again: %v", resolve.Short(key), err))
+	}
+	return nil
+}
+
+// fit checks that each build of r can be used.
+func fit(r *ledger.Result) error {
+	for p, b := range r.Platforms {
+		def, err := graph.Unmarshal(b.Definition)
+		if err != nil {
+			return fmt.Errorf("for %s: %w", p, err)
+		}
+		if err := graph.Fit(def); err != nil {
+			return fmt.Errorf("for %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// Names lists what builds of this builder were named.
+func (m *memory) Names(ctx context.Context) []string {
+	if m.ledger == nil {
+		return nil
+	}
+	names, err := m.ledger.Names(ctx)
+	if err != nil && ctx.Err() == nil {
+		m.warner.warnOnce(ctx, "names", fmt.Sprintf("the list of named results cannot be read: %v", err))
+	}
+	return names
 }
 
 // write records entries, all at once. What fails is a warning.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/util/suggest"
 
 	"github.com/org/localfront/frontend/ledger"
@@ -29,6 +30,7 @@ type options struct {
 	locked  bool
 	// lock says what to write to the lock: update, add, or names.
 	lock string
+	names   []reference.Named
 }
 
 // option is one option: how it is written on the syntax line and how its value
@@ -51,6 +53,10 @@ var known = []option{
 	}},
 	{word: "max-age", set: func(o *options, v string) (err error) {
 		o.maxAge, err = parseAge(v)
+		return err
+	}},
+	{word: "name", set: func(o *options, v string) (err error) {
+		o.names, err = parseNames(v)
 		return err
 	}},
 	{word: "offline", flag: true, set: func(o *options, v string) (err error) {

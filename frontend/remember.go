@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -20,7 +19,7 @@ func (c *decorated) used(images []graph.Image) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, img := range images {
-		key := img.Ref.String() + " " + platforms.FormatAll(img.Platform)
+		key := imageKey(img)
 		img.Mounted = img.Mounted || c.images[key].Mounted
 		c.images[key] = img
 	}
@@ -32,7 +31,8 @@ func (c *decorated) used(images []graph.Image) {
 func (c *decorated) remember(ctx context.Context, res *client.Result) {
 	images := c.mounted()
 	unseen := slices.ContainsFunc(images, func(img pinnedImage) bool { return c.names.Unseen(img.ref, img.platform) })
-	if len(c.names.Learned()) == 0 && !unseen {
+	pending := c.pending(ctx, res)
+	if len(c.names.Learned()) == 0 && !unseen && pending == nil {
 		return
 	}
 	if err := evaluate(ctx, c.bopts, res); err != nil {
@@ -43,7 +43,11 @@ func (c *decorated) remember(ctx context.Context, res *client.Result) {
 		wg.Go(func() { c.names.LookForLayers(ctx, img.ref, img.platform) })
 	}
 	wg.Wait()
-	c.memory.write(ctx, c.names.Learned())
+	wg.Go(func() { c.memory.write(ctx, c.names.Learned()) })
+	if pending != nil {
+		wg.Go(func() { c.record(ctx, pending) })
+	}
+	wg.Wait()
 }
 
 // pinnedImage is an image that the build has used by its digest.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/frontend/subrequests"
@@ -91,5 +92,26 @@ func TestDescribe(t *testing.T) {
 	}
 	if _, err := table.Describe(client.NewResult()); err == nil {
 		t.Error("no list is no error")
+	}
+}
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	a := Names([]Named{
+		{Name: "foo", Platforms: []string{"linux/amd64", "linux/arm64"}, Built: now.Add(-2 * time.Minute), Dockerfile: "Dockerfile.foo"},
+		{Name: "team/bar:1.2", Platforms: []string{"linux/amd64"}, Built: now.Add(time.Hour), Dockerfile: "Dockerfile", From: []string{"foo"}},
+	}, now)
+	const want = `NAME          PLATFORMS                BUILT                   DOCKERFILE      FROM
+foo           linux/amd64,linux/arm64  2 minutes ago           Dockerfile.foo  
+team/bar:1.2  linux/amd64              less than a second ago  Dockerfile      foo
+`
+	if a.Text != want {
+		t.Errorf("got\n%s\nwant\n%s", a.Text, want)
+	}
+	a = Names(nil, now)
+	res, err := a.Result()
+	if err != nil || string(res.Metadata["result.json"]) != "[]" || a.Text != "no build on this builder has been named\n" {
+		t.Errorf("%v, %q, %s", err, a.Text, res.Metadata["result.json"])
 	}
 }

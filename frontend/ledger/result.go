@@ -54,9 +54,15 @@ type Build struct {
 }
 
 // Same reports whether r and o say the same of a name, whenever they were
-// recorded.
+// recorded. Layers that only r knows of make no difference.
 func (r Result) Same(o Result) bool {
 	r.Version, r.Serial, r.Built = o.Version, o.Serial, o.Built
+	for image, n := range o.Layers {
+		if r.Layers[image] != n {
+			return false
+		}
+	}
+	r.Layers = o.Layers
 	a, errA := r.encode()
 	b, errB := o.encode()
 	return errA == nil && errB == nil && bytes.Equal(a, b)
@@ -263,4 +269,27 @@ func (l *Ledger) Names(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	return listed(c.values), nil
+}
+
+// Path returns how r, the result of name, was made from the result of another:
+// the names from the first to the last. It is nil if it was not.
+func (r Result) Path(name, other string) []string {
+	return path(r.From, "", name, other, map[string]bool{})
+}
+
+// path follows from at, which is called name.
+func path(from map[string][]string, at, name, other string, seen map[string]bool) []string {
+	for _, next := range from[at] {
+		if next == other {
+			return []string{name, next}
+		}
+		if seen[next] {
+			continue
+		}
+		seen[next] = true
+		if rest := path(from, next, next, other, seen); rest != nil {
+			return append([]string{name}, rest...)
+		}
+	}
+	return nil
 }

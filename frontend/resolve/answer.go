@@ -2,11 +2,13 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/moby/buildkit/util/imageutil"
 
 	"github.com/org/localfront/frontend/ledger"
 )
@@ -159,9 +161,19 @@ func (r *Resolver) asAsked(ctx context.Context, q Query, n *name, img *ledger.Im
 func (r *Resolver) ask(ctx context.Context, q Query, n *name) (Answer, error) {
 	a, err := r.builder.Ask(ctx, q.Name, q, r.line(q, whoIsAsked(q)))
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, n.unknown(ctx, q, err)
 	}
 	return r.byName(q, n, a)
+}
+
+// unknown returns the error for a name that the engine could not answer and of
+// which nothing else is known either.
+func (n *name) unknown(ctx context.Context, q Query, err error) error {
+	var other *imageutil.ResolveToNonImageError // not an error but an answer
+	if ctx.Err() != nil || n.image() != nil || errors.As(err, &other) {
+		return err
+	}
+	return &UnknownError{Name: familiar(q.Name), Short: Short(Key(q.Name)), Cause: err}
 }
 
 // whoIsAsked says who answers a name that the engine is asked for.

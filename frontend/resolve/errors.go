@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,6 +88,70 @@ type PolicyError struct {
 
 func (e *PolicyError) Error() string {
 	return fmt.Sprintf("a source policy of this build puts another image in the place of %s and offline is set: build without offline, or name that image in the Dockerfile", e.Name)
+}
+
+// UnknownError says that neither the engine nor a build of this builder knows a
+// name.
+type UnknownError struct {
+	// Name is the name as people write it, Short without the tag that goes
+	// without saying.
+	Name, Short string
+	// Cause is what the engine, or the registry, answered.
+	Cause error
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("%v (and no build on this builder was named %s: name one with name=%s on its # syntax= line or --build-arg LOCALFRONT_NAME=%s)",
+		e.Cause, e.Short, e.Short, e.Short)
+}
+
+// NotBuiltError says that no build was given a name that only builds have.
+type NotBuiltError struct {
+	// Name is the name as people write it.
+	Name string
+	// Near are the names of results that it may be meant for.
+	Near []string
+}
+
+func (e *NotBuiltError) Error() string {
+	near := "this builder has no named results"
+	if len(e.Near) > 0 {
+		near = "known are " + strings.Join(e.Near, ", ")
+	}
+	return fmt.Sprintf("%s is not known on this builder, and names under localhost/ are never asked of a registry (%s): build it with name=%s on its # syntax= line or --build-arg LOCALFRONT_NAME=%s",
+		e.Name, near, e.Name, e.Name)
+}
+
+// PlatformError says that a named result was built for other platforms.
+type PlatformError struct {
+	// Name is the name as people write it.
+	Name string
+	// Platform is what was asked for, Built what there is.
+	Platform string
+	Built    []string
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("%s was built on this builder for %s, not for %s: build it with --platform %s",
+		e.Name, strings.Join(e.Built, ", "), e.Platform, strings.Join(append(slices.Clone(e.Built), e.Platform), ","))
+}
+
+// CycleError says that a build would be made from its own result.
+type CycleError struct {
+	// Path is the names of the cycle, the first of which is the last as well.
+	Path []string
+}
+
+func (e *CycleError) Error() string {
+	if len(e.Path) == 2 {
+		return fmt.Sprintf("a build named %s cannot be made from %s: give one of them another name", e.Path[0], e.Path[1])
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "named results in a cycle: %s is made from %s", e.Path[0], e.Path[1])
+	for _, n := range e.Path[2:] {
+		fmt.Fprintf(&text, ", which was made from %s", n)
+	}
+	return text.String() + ": give one of them another name"
 }
 
 // human says a duration as people do: "3 days", "about an hour".

@@ -15,10 +15,6 @@ import (
 // may take until the file has been read.
 type Lock func(ctx context.Context) (*lockfile.File, error)
 
-// ownHost is the registry of names that only a builder can answer: no lock has
-// them.
-const ownHost = "localhost"
-
 // locked answers a name that the lock pins, with ok false where this is not the
 // lock's to answer. The name is answered as if the Dockerfile carried the
 // digest, so that nothing this builder remembers of the name has a say, and
@@ -29,7 +25,7 @@ func (r *Resolver) locked(ctx context.Context, q Query) (_ Answer, ok bool, _ er
 	case err != nil:
 		return Answer{}, true, err
 	case pinned:
-	case r.opts.Locked && !carriesDigest(q.Name) && reference.Domain(q.Name) != ownHost:
+	case r.opts.Locked && !carriesDigest(q.Name) && !isLocal(q.Name):
 		return Answer{}, true, &NotLockedError{Name: familiar(q.Name)}
 	default:
 		return Answer{}, false, nil
@@ -72,7 +68,14 @@ func (r *Resolver) asPinned(ctx context.Context, q Query, ref reference.Canonica
 	n := r.name(ref)
 	n.turn.Lock()
 	defer n.turn.Unlock()
-	if n.look(ctx, r.memory, Key(ref), q.Name) {
+	l := n.look(ctx, r, Key(ref), q.Name)
+	if l.result != nil {
+		n.passed.Do(func() {
+			r.builder.Warn(ctx, fmt.Sprintf("%s: %s pins it, so what was built here under that name %s ago is passed over: to use it, take the entry out of %s",
+				familiar(q.Name), lock, human(max(0, r.now().Sub(l.result.Built))), lock))
+		})
+	}
+	if l.governed {
 		// A policy that denies the tag, or makes another image of it, is a word
 		// of the user's too. The engine tells which.
 		if r.opts.Offline {

@@ -20,12 +20,13 @@ import (
 // name is what one build knows of one name: the entry it read, once, and what
 // it has learned since.
 type name struct {
-	mu    sync.Mutex
-	looks map[string]*look // by the name that a policy may govern
-	read  *ledger.Entry
-	now   ledger.Entry
-	held  map[string]bool // by digest and platform
-	warn  sync.Once
+	mu     sync.Mutex
+	looks  map[string]*look // by the name that a policy may govern
+	read   *ledger.Entry
+	now    ledger.Entry
+	held   map[string]bool // by digest and platform
+	warn   sync.Once
+	passed sync.Once // the warning that a named result is passed over
 
 	turn     sync.Mutex    // held while the name is resolved; guards what follows
 	asked    bool          // the engine has answered the name in this build
@@ -37,6 +38,7 @@ type name struct {
 type look struct {
 	once     sync.Once
 	governed bool
+	result   *ledger.Result // nil where there is none
 }
 
 // name returns the record of one name in this build.
@@ -52,9 +54,11 @@ func (r *Resolver) name(named reference.Named) *name {
 	return n
 }
 
-// look reads what is remembered under key, once, and reports whether a source
-// policy governs the name asked for.
-func (n *name) look(ctx context.Context, m Memory, key string, named reference.Named) (governed bool) {
+// look reads what is known of a name, once, and returns what it found: what is
+// remembered under key, whether a source policy governs the name, and what it was
+// built as, all at the same time. A digest was never built, and a build does not
+// look for its own names.
+func (n *name) look(ctx context.Context, r *Resolver, key string, named reference.Named) *look {
 	n.mu.Lock()
 	l, ok := n.looks[named.String()]
 	if !ok {
@@ -65,7 +69,13 @@ func (n *name) look(ctx context.Context, m Memory, key string, named reference.N
 	l.once.Do(func() {
 		// Another name that fails shall not end a read half-way: what it runs
 		// would be seen to fail.
-		e, governed := m.Read(context.WithoutCancel(ctx), key, named)
+		ctx := context.WithoutCancel(ctx)
+		var wg sync.WaitGroup
+		if !carriesDigest(named) && !slices.Contains(r.opts.Own, Key(named)) {
+			wg.Go(func() { l.result = r.results.Result(ctx, Key(named)) })
+		}
+		e, governed := r.memory.Read(ctx, key, named)
+		wg.Wait()
 		l.governed = governed
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -73,7 +83,7 @@ func (n *name) look(ctx context.Context, m Memory, key string, named reference.N
 			n.read, n.now = &e, e.Clone()
 		}
 	})
-	return l.governed
+	return l
 }
 
 // image returns what the name is known to stand for, nil if nothing is known.
@@ -248,8 +258,8 @@ func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
 	switch {
 	case err != nil:
 	case pinned:
-		r.name(pin).look(ctx, r.memory, Key(pin), named)
+		r.name(pin).look(ctx, r, Key(pin), named)
 	default:
-		r.name(named).look(ctx, r.memory, Key(named), named)
+		r.name(named).look(ctx, r, Key(named), named)
 	}
 }

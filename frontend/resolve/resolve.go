@@ -1,5 +1,5 @@
-// Package resolve decides who answers an image name: the digest it carries,
-// what this builder remembers, or the engine (its image store or the
+// Package resolve decides who answers an image name: the digest it carries, what
+// a build of this builder was named, what this builder remembers, or the engine (its image store or the
 // registry). It is policy only: whatever must be asked of the builder goes
 // through the Builder and Memory interfaces, and what to do with the answer is
 // the caller's.
@@ -82,6 +82,8 @@ type Builder interface {
 	Holds(ctx context.Context, ref reference.Canonical, p ocispecs.Platform, layers int) bool
 	// Ask resolves name through the engine's image store or the registry.
 	Ask(ctx context.Context, name reference.Named, q Query, line string) (Answer, error)
+	// Show shows a line in the progress, of something that took no time.
+	Show(ctx context.Context, line string)
 	// Warn shows a warning of this build.
 	Warn(ctx context.Context, msg string)
 }
@@ -102,6 +104,9 @@ type Options struct {
 	// MaxAge is the age from which memory asks the registry first. Zero means
 	// never.
 	MaxAge time.Duration
+	// Own are the keys of the names that this build gives its result. It never
+	// takes one of them for an image itself.
+	Own []string
 	// Layers tells whether builds follow, so that it matters whether an
 	// image's layers are on the builder. Lint and the like read only configs.
 	Layers bool
@@ -116,17 +121,22 @@ type Options struct {
 type Resolver struct {
 	builder Builder
 	memory  Memory
+	results Results
 	opts    Options
 	now     func() time.Time
 
 	mu    sync.Mutex
 	names map[string]*name
+	used  map[digest.Digest]Used // by the digest that stands for each
 }
 
 // New returns a Resolver for one build. now is the clock that ages are
 // measured by.
-func New(b Builder, m Memory, opts Options, now func() time.Time) *Resolver {
-	return &Resolver{builder: b, memory: m, opts: opts, now: now, names: map[string]*name{}}
+func New(b Builder, m Memory, results Results, opts Options, now func() time.Time) *Resolver {
+	return &Resolver{
+		builder: b, memory: m, results: results, opts: opts, now: now,
+		names: map[string]*name{}, used: map[digest.Digest]Used{},
+	}
 }
 
 // Resolve answers one name, or says why it cannot. Errors of the engine come
@@ -140,7 +150,8 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 	// One platform at a time, so that what one learns counts for all.
 	n.turn.Lock()
 	defer n.turn.Unlock()
-	if n.look(ctx, r.memory, Key(q.Name), q.Name) {
+	l := n.look(ctx, r, Key(q.Name), q.Name)
+	if l.governed {
 		if r.opts.Offline {
 			return Answer{}, &PolicyError{Name: familiar(q.Name)}
 		}
@@ -149,6 +160,9 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (Answer, error) {
 	if ref, ok := q.Name.(reference.Canonical); ok {
 		const who = "pinned by digest"
 		return r.pinned(ctx, q, n, ref, r.line(q, who), r.line(q, who+", from registry"))
+	}
+	if a, ok, err := r.built(ctx, q, l.result); ok || err != nil {
+		return a, err
 	}
 	img := n.image()
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -98,6 +99,8 @@ func (b *builder) Ask(_ context.Context, name reference.Named, q Query, _ string
 	return a, nil
 }
 
+func (b *builder) Show(_ context.Context, line string) { b.call("show %s", line) }
+
 func (b *builder) Warn(_ context.Context, msg string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,6 +133,13 @@ func miscounted(layers int) memory {
 	return m
 }
 
+// results are Results by key.
+type results map[string]*ledger.Result
+
+func (r results) Result(_ context.Context, key string) *ledger.Result { return r[key] }
+
+func (r results) Names(context.Context) []string { return slices.Sorted(maps.Keys(r)) }
+
 func parsed(name string) reference.Named {
 	n, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
@@ -148,17 +158,18 @@ func set(keys ...string) map[string]bool {
 
 // whoAnswers are names, what is known of them, and who answers.
 var whoAnswers = []struct {
-	name  string
-	query Query // alpine for amd64 if empty
-	mem   memory
-	opts  Options
-	wreck func(b *builder)
-	calls []string
-	want  string // the reference
-	err   string
-	warns []string
-	held  bool
-	learn map[string]digest.Digest
+	name    string
+	query   Query // alpine for amd64 if empty
+	mem     memory
+	results results
+	opts    Options
+	wreck   func(b *builder)
+	calls   []string
+	want    string // the reference
+	err     string
+	warns   []string
+	held    bool
+	learn   map[string]digest.Digest
 }{
 	{
 		name: "nothing is known", calls: []string{"ask alpine:3.20 amd64"},
@@ -207,7 +218,7 @@ var whoAnswers = []struct {
 	},
 	{
 		name: "the registry is down and nothing is known", wreck: func(b *builder) { b.down = true },
-		calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down",
+		calls: []string{"ask alpine:3.20 amd64"}, err: "the registry is down (and no build on this builder was named alpine:3.20: name one with name=alpine:3.20 on its # syntax= line or --build-arg LOCALFRONT_NAME=alpine:3.20)",
 	},
 	{
 		name: "--pull", query: Query{Mode: Pull}, mem: remembering(time.Hour, ledger.Here),
@@ -343,7 +354,7 @@ func TestWhoAnswers(t *testing.T) {
 				tt.wreck(b)
 			}
 			q := completed(tt.query)
-			r := New(b, tt.mem, tt.opts, func() time.Time { return now })
+			r := New(b, tt.mem, tt.results, tt.opts, func() time.Time { return now })
 			a, err := r.Resolve(t.Context(), q)
 			var text string
 			if err != nil {
@@ -406,7 +417,7 @@ func TestKey(t *testing.T) {
 func TestWarnsOncePerName(t *testing.T) {
 	t.Parallel()
 	b := &builder{here: set(at(was, amd64))}
-	r := New(b, remembering(365*day, ledger.Unknown), Options{}, func() time.Time { return now })
+	r := New(b, remembering(365*day, ledger.Unknown), results{}, Options{}, func() time.Time { return now })
 	for range 3 {
 		if _, err := r.Resolve(t.Context(), Query{Name: parsed(alpine), Platform: amd64}); err != nil {
 			t.Fatal(err)
@@ -420,7 +431,7 @@ func TestWarnsOncePerName(t *testing.T) {
 func TestLearnsEveryPlatform(t *testing.T) {
 	t.Parallel()
 	b := &builder{tag: is, has: set(at(is, amd64), at(is, arm64))}
-	r := New(b, memory{}, Options{}, func() time.Time { return now })
+	r := New(b, memory{}, results{}, Options{}, func() time.Time { return now })
 	var wg sync.WaitGroup
 	for _, p := range []ocispecs.Platform{amd64, arm64} {
 		wg.Go(func() {
@@ -458,7 +469,7 @@ func TestMaxAgeIsOneAnswerForAllPlatforms(t *testing.T) {
 	}
 	mem := remembering(time.Hour, ledger.Here)
 	mem.entries[alpine].Image.Platforms["linux/arm64"] = ledger.Platform{Layers: 2}
-	r := New(b, mem, Options{MaxAge: time.Minute}, func() time.Time { return now })
+	r := New(b, mem, results{}, Options{MaxAge: time.Minute}, func() time.Time { return now })
 	refs := map[string]string{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup

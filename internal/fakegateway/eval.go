@@ -189,12 +189,17 @@ func (s *Session) container(ctx context.Context, exec *pb.ExecOp, inputs []*resu
 	if err := s.builder.log.add(ctx, Call{Kind: Container, What: strings.Join(args, " ")}); err != nil {
 		return nil, err
 	}
-	if args[0] == "/freeze" {
+	switch args[0] {
+	case "/agent":
+		return record(exec)
+	case "/freeze":
 		return s.builder.freeze(exec, inputs)
 	}
-	if args[0] != "/agent" {
-		return &result{}, nil
-	}
+	return &result{}, nil
+}
+
+// record is what the ledger's agent does.
+func record(exec *pb.ExecOp) (*result, error) {
 	env := exec.Meta.ProxyEnv
 	value := env.GetHttpProxy() + env.GetHttpsProxy() + env.GetFtpProxy() + env.GetAllProxy()
 	for _, part := range []string{env.GetHttpProxy(), env.GetHttpsProxy(), env.GetFtpProxy(), env.GetAllProxy()} {

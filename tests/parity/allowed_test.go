@@ -15,6 +15,10 @@ import (
 // This file is all that is known to differ between two builds that are the
 // same, or between the two frontends.
 
+// namedResultHint is what localfront adds to what a registry says of a name that
+// it does not have.
+var namedResultHint = regexp.MustCompile(` \(and no build on this builder was named [^)]*\)`)
+
 // What no two builds share, even of one frontend: times, ids.
 var (
 	stamps  = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)

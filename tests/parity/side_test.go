@@ -249,7 +249,7 @@ func recordError(title string, err error, tell func(string) string, f facts) {
 	if sub := new(errdefs.UnsupportedSubrequestError); errors.As(err, &sub) {
 		fmt.Fprintf(&b, "unsupported subrequest %s\n", sub.GetName())
 	}
-	f[title+" error"] = refIDs.ReplaceAllString(tell(b.String()), "ref ID")
+	f[title+" error"] = namedResultHint.ReplaceAllString(refIDs.ReplaceAllString(tell(b.String()), "ref ID"), "")
 	b.Reset()
 	for _, src := range errdefs.Sources(err) {
 		fmt.Fprintf(&b, "%s %s", src.Info.GetFilename(), sha256Of([]byte(tell(string(src.Info.GetData()))))[:19])
