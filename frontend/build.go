@@ -20,7 +20,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/errdefs"
-	"github.com/moby/buildkit/solver/pb"
 )
 
 // Keys of the options that BuildKit gives a frontend.
@@ -45,6 +44,10 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 		if res, ok, err := d.call(ctx, id); ok {
 			return res, err
 		}
+	}
+	if opts.lock != "" {
+		res, err := d.writeLock(ctx)
+		return res, d.explain(ctx, err)
 	}
 	if _, subrequest := d.bopts.Opts[keyRequestID]; !subrequest {
 		d.naming = newNaming(ctx, c, opts.names, d.memory)
@@ -115,17 +118,7 @@ func onSyntaxLine(ctx context.Context, c client.Client, err error) error {
 	if !ok || strings.TrimSpace(line) != strings.TrimSpace(cmdline) {
 		return err
 	}
-	at := &errdefs.Source{Info: &pb.SourceInfo{
-		Data:       src.Data,
-		Filename:   src.Filename,
-		Language:   src.Language,
-		Definition: src.Definition.ToPB(),
-	}}
-	for _, r := range ranges {
-		at.Ranges = append(at.Ranges, &pb.Range{
-			Start: &pb.Position{Line: int32(r.Start.Line), Character: int32(r.Start.Character)},
-			End:   &pb.Position{Line: int32(r.End.Line), Character: int32(r.End.Character)},
-		})
-	}
+	at := sourceOf(src)
+	at.Ranges = pbRanges(ranges)
 	return errdefs.WithSource(err, at)
 }

@@ -52,6 +52,9 @@ type decorated struct {
 
 var _ client.Client = &decorated{}
 
+// clock is the clock that ages are measured by.
+func (c *decorated) clock() time.Time { return time.Now() }
+
 // decorate returns a client for one build.
 func decorate(c client.Client, opts options) *decorated {
 	bopts := c.BuildOpts()
@@ -88,7 +91,7 @@ func decorate(c client.Client, opts options) *decorated {
 		Offline: opts.offline,
 		MaxAge:  opts.maxAge,
 		Layers:  d.localize && !subrequest,
-	}, time.Now)
+	}, d.clock)
 	return d
 }
 

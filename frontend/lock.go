@@ -225,8 +225,3 @@ func (c *decorated) onLockLine(err error) error {
 		Ranges: []*pb.Range{{Start: at, End: at}},
 	})
 }
-
-// explain returns an error of the build as the user shall see it.
-func (c *decorated) explain(ctx context.Context, err error) error {
-	return c.onLockLine(err)
-}

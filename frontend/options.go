@@ -29,8 +29,8 @@ type options struct {
 	scope   string
 	locked  bool
 	// lock says what to write to the lock: update, add, or names.
-	lock string
-	names   []reference.Named
+	lock  string
+	names []reference.Named
 }
 
 // option is one option: how it is written on the syntax line and how its value

@@ -23,6 +23,8 @@ type Remote struct {
 	Pinned bool
 	// ID tells apart sources that are not the same in every respect.
 	ID string
+	// Op is the source itself.
+	Op *pb.SourceOp
 }
 
 // remoteOf returns the remote source that src is.
@@ -37,9 +39,9 @@ func remoteOf(src *pb.SourceOp) (Remote, bool) {
 			address = full
 		}
 		pinned := commit.MatchString(ref) || src.Attrs[pb.AttrGitChecksum] != ""
-		return Remote{Git: true, Address: address, Ref: ref, Pinned: pinned, ID: sourceID(src)}, true
+		return Remote{Git: true, Address: address, Ref: ref, Pinned: pinned, ID: sourceID(src), Op: src}, true
 	case srctypes.HTTPScheme, srctypes.HTTPSScheme:
-		return Remote{Address: id, Pinned: src.Attrs[pb.AttrHTTPChecksum] != "", ID: sourceID(src)}, true
+		return Remote{Address: id, Pinned: src.Attrs[pb.AttrHTTPChecksum] != "", ID: sourceID(src), Op: src}, true
 	}
 	return Remote{}, false
 }

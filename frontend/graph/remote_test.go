@@ -51,7 +51,7 @@ func TestRemotes(t *testing.T) {
 	ids := map[string]bool{}
 	for i := range got {
 		ids[got[i].ID] = true
-		got[i].ID = ""
+		got[i].ID, got[i].Op = "", nil
 	}
 	want := []Remote{
 		{Address: "https://example.com/a"},

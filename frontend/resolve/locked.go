@@ -25,7 +25,7 @@ func (r *Resolver) locked(ctx context.Context, q Query) (_ Answer, ok bool, _ er
 	case err != nil:
 		return Answer{}, true, err
 	case pinned:
-	case r.opts.Locked && !carriesDigest(q.Name) && !isLocal(q.Name):
+	case r.opts.Locked && !carriesDigest(q.Name) && !IsLocal(q.Name):
 		return Answer{}, true, &NotLockedError{Name: familiar(q.Name)}
 	default:
 		return Answer{}, false, nil

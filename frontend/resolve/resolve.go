@@ -69,6 +69,8 @@ type Answer struct {
 	Digest digest.Digest
 	// Config is the image config for the platform asked for, as JSON.
 	Config []byte
+	// Own is true for a named result of this builder, which no lock pins.
+	Own bool
 }
 
 // Builder is what can be asked of the builder.

@@ -25,8 +25,8 @@ type Results interface {
 // localDomain is the domain of names that only builds of this builder have.
 const localDomain = "localhost"
 
-// isLocal reports whether a name must never be asked of a registry.
-func isLocal(named reference.Named) bool { return reference.Domain(named) == localDomain }
+// IsLocal reports whether a name must never be asked of a registry.
+func IsLocal(named reference.Named) bool { return reference.Domain(named) == localDomain }
 
 // Used is a named result that a build has taken for an image.
 type Used struct {
@@ -45,13 +45,13 @@ type Used struct {
 func (r *Resolver) built(ctx context.Context, q Query, result *ledger.Result) (_ Answer, ok bool, _ error) {
 	key := Key(q.Name)
 	if slices.Contains(r.opts.Own, key) {
-		if isLocal(q.Name) {
+		if IsLocal(q.Name) {
 			return Answer{}, false, &CycleError{Path: []string{familiar(q.Name), familiar(q.Name)}}
 		}
 		return Answer{}, false, nil
 	}
 	if result == nil {
-		if isLocal(q.Name) {
+		if IsLocal(q.Name) {
 			return Answer{}, false, &NotBuiltError{Name: familiar(q.Name), Near: near(key, r.results.Names(ctx))}
 		}
 		return Answer{}, false, nil
@@ -76,7 +76,7 @@ func (r *Resolver) built(ctx context.Context, q Query, result *ledger.Result) (_
 	r.used[marker] = Used{Name: Short(key), Key: key, Result: result, Build: b}
 	r.mu.Unlock()
 	r.builder.Show(ctx, r.line(q, "named result, built "+human(max(0, r.now().Sub(result.Built)))+" ago"))
-	return Answer{Ref: ref.String(), Digest: marker, Config: b.Config}, true, nil
+	return Answer{Ref: ref.String(), Digest: marker, Config: b.Config, Own: true}, true, nil
 }
 
 // buildFor returns the build for a platform: that very one, or the best of those

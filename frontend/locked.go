@@ -1,0 +1,179 @@
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/errdefs"
+
+	"github.com/org/localfront/frontend/lockfile"
+	"github.com/org/localfront/frontend/resolve"
+)
+
+// LockedError says which names of a Dockerfile the lock lacks, and how to add
+// them.
+type LockedError struct {
+	// Lock says which lock it is, and that it is not there if so.
+	Lock string
+	// Names are the names as people write them, each with its lines.
+	Names []string
+	// Command adds them.
+	Command string
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("locked is set and %s does not pin %s: %s", e.Lock, strings.Join(e.Names, ", "), e.Command)
+}
+
+// explain returns an error of the build as the user shall see it: about the
+// lock, in the lock; about what it lacks, all of that at once.
+func (c *decorated) explain(ctx context.Context, err error) error {
+	var missing *resolve.NotLockedError
+	if !errors.As(err, &missing) || ctx.Err() != nil {
+		return c.onLockLine(err)
+	}
+	s, serr := c.survey(ctx, c.quiet())
+	if serr != nil {
+		return err
+	}
+	f, _ := c.readLock(ctx) // that it cannot be read would have been the error
+	return c.lacks(s, f, err)
+}
+
+// lacks returns the error that f lacks something that s names, err where it
+// lacks nothing.
+func (c *decorated) lacks(s *survey, f *lockfile.File, err error) error {
+	missing := s.missing(f)
+	if len(missing) == 0 {
+		return err
+	}
+	e := &LockedError{Lock: c.lockName(f), Command: c.command(s, "add")}
+	switch {
+	case f == nil && c.lock.empty != "":
+		e.Lock += ", which is empty,"
+	case f == nil:
+		e.Lock += ", which does not exist,"
+	}
+	at := sourceOf(s.source)
+	for _, u := range missing {
+		e.Names = append(e.Names, u.String())
+		at.Ranges = append(at.Ranges, u.places...)
+	}
+	if len(at.Ranges) == 0 {
+		return e
+	}
+	return errdefs.WithSource(e, at)
+}
+
+// String returns the name as people write it, with its lines.
+func (u *use) String() string {
+	var lines []string
+	for _, r := range u.places {
+		lines = append(lines, fmt.Sprint(r.Start.Line))
+	}
+	switch len(lines) {
+	case 0:
+		return u.short()
+	case 1:
+		return u.short() + " (line " + lines[0] + ")"
+	default:
+		return u.short() + " (lines " + strings.Join(lines, ", ") + ")"
+	}
+}
+
+func (u *use) short() string { return short(u.Key) }
+
+// short returns the name of a key as people write it.
+func short(k lockfile.Key) string {
+	if k.Kind == lockfile.Image {
+		if named, err := reference.ParseNormalizedNamed(k.Name); err == nil {
+			return reference.FamiliarString(named)
+		}
+	}
+	return k.Name
+}
+
+// lockName returns the name of the lock that is read, or would be written.
+func (c *decorated) lockName(f *lockfile.File) string {
+	if f != nil {
+		return f.Name
+	}
+	return lockfile.Names(path.Base(c.lock.dockerfile))[0]
+}
+
+// command returns the command that writes the lock of this build: with all that
+// decides which names the Dockerfile has.
+func (c *decorated) command(s *survey, what string) string {
+	own := lockfile.Names(path.Base(c.lock.dockerfile))[0]
+	return lockfile.Command(own, what, c.flags(s)...)
+}
+
+// flags are the user's flags that decide which names the Dockerfile has.
+func (c *decorated) flags(s *survey) (flags []string) {
+	opts := c.ahead.opts
+	if v := opts["platform"]; v != "" {
+		flags = append(flags, lockfile.Flag("--platform", v))
+	}
+	args := namingArgs(s.source.Data)
+	for _, k := range slices.Sorted(maps.Keys(opts)) {
+		v := opts[k]
+		if name, ok := strings.CutPrefix(k, argPrefix); ok && (args[name] || k == keySyntaxArg) {
+			flags = append(flags, lockfile.Flag("--build-arg", name+"="+v))
+		}
+		name, ok := strings.CutPrefix(k, "context:")
+		if ok && !strings.HasPrefix(v, "local:") && !strings.HasPrefix(v, "input:") && !strings.HasPrefix(v, "oci-layout:") {
+			flags = append(flags, lockfile.Flag("--build-context", name+"="+v))
+		}
+	}
+	if v, ok := opts["attest:sbom"]; ok {
+		flags = append(flags, lockfile.Flag("--attest", strings.TrimSuffix("type=sbom,"+v, ",")))
+	}
+	return flags
+}
+
+// namingArgs returns the build args of a Dockerfile that names may depend on:
+// those before the first stage, and those that an ADD uses.
+func namingArgs(text []byte) map[string]bool {
+	args := map[string]bool{}
+	ast, err := parser.Parse(strings.NewReader(string(text)))
+	if err != nil {
+		return args
+	}
+	stages, meta, err := instructions.Parse(ast.AST, nil)
+	if err != nil {
+		return args
+	}
+	for _, m := range meta {
+		for _, a := range m.Args {
+			args[a.Key] = true
+		}
+	}
+	for _, stage := range stages {
+		var declared []string
+		for _, cmd := range stage.Commands {
+			switch cmd := cmd.(type) {
+			case *instructions.ArgCommand:
+				for _, a := range cmd.Args {
+					declared = append(declared, a.Key)
+				}
+			case *instructions.AddCommand:
+				for _, name := range declared {
+					for _, src := range cmd.SourcePaths {
+						if strings.Contains(src, "$"+name) || strings.Contains(src, "${"+name) {
+							args[name] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	return args
+}
