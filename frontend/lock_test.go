@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -192,7 +193,9 @@ func TestWarningsFollowTheVertex(t *testing.T) {
 	b := fakegateway.NewBuilder()
 	b.Registry.Push(alpine, fakegateway.Image{})
 	build(t, b, dockerfile("from alpine:3.20\nRUN true\n"))
-	first := b.Calls(fakegateway.Solve)[0].Definition
+	solves := b.Calls(fakegateway.Solve)
+	// .dockerignore is loaded at the same time.
+	first := solves[slices.IndexFunc(solves, func(c fakegateway.Call) bool { return c.What == "local://dockerfile" })].Definition
 	solved := digest.FromBytes(first.Def[0]).String()
 	warnings := b.Calls(fakegateway.Warn)
 	if len(warnings) == 0 {
