@@ -73,6 +73,10 @@ soak: ## faults and load in full counts, for an hour or two; writes docs/reliabi
 	@$(MAKE) -s engines frontend
 	go test -timeout 4h -count=1 -v ./tests/faults -soak -seed=$(SEED) -update
 
+.PHONY: test-engines
+test-engines: deps engines frontend ## every kind of builder; ENGINE=oci for one row of docs/engines.md
+	go test -count=1 -v -run 'TestMatrix/^$(or $(ENGINE),.*)$$' ./tests
+
 .PHONY: agent-check
 agent-check: ## rebuild the agents and compare with the committed bytes
 	@frontend/agents/build.sh --check --install

@@ -37,6 +37,7 @@ type builderQueries struct {
 	// registryOnly is true where provenance shall name images as the registry
 	// does.
 	registryOnly bool
+	lack         sync.Once // says that the builder has no stores
 
 	mu     sync.Mutex
 	vertex digest.Digest // what warnings are attached to
@@ -49,13 +50,15 @@ var _ resolve.Builder = &builderQueries{}
 // is requested the image has to keep its registry's name, so BuildKit is asked
 // for the digest there: it finds the content by itself, and sends the registry
 // one HEAD, whose failure it ignores, if it has not talked to it for a while.
+// A builder that can take nothing from a store (before BuildKit 0.12) is asked
+// in the same way, which is the most it can do; the first name says so.
 func (b *builderQueries) Metadata(ctx context.Context, ref reference.Canonical, q resolve.Query, line string) ([]byte, error) {
-	if b.registryOnly {
+	if !b.stores {
+		b.lack.Do(func() { line += ", by its digest (this builder cannot be kept from asking the registry)" })
+	}
+	if b.registryOnly || !b.stores {
 		a, err := b.Ask(ctx, ref, q, line)
 		return a.Config, err
-	}
-	if !b.stores {
-		return nil, b.bopts.LLBCaps.Supports(pb.CapSourceOCILayout)
 	}
 	_, _, config, err := b.client.ResolveImageConfig(ctx, ref.String(), sourceresolver.Opt{
 		LogName: line,

@@ -128,7 +128,7 @@ func (c *decorated) query(ref string, opt sourceresolver.Opt) (resolve.Query, bo
 		q.Step = step
 	}
 	if img := opt.ImageOpt; img != nil {
-		q.Mode = resolve.Mode(img.ResolveMode)
+		q.Mode = resolveMode(img.ResolveMode, c.bopts.Workers)
 		if img.Platform != nil {
 			q.Platform = platforms.Normalize(*img.Platform)
 		}

@@ -1,6 +1,8 @@
 package graph
 
 import (
+	"regexp"
+
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 )
@@ -36,8 +38,11 @@ func Guard(def *pb.Definition, source string) (*pb.Definition, *spb.Policy, erro
 			allow(own.Identifier)
 		}
 	}
+	// A regular expression, since daemons up to v0.12 at least take two rules
+	// with the same identifier and match type for one, whatever their
+	// constraints are.
 	rules = append(rules, &spb.Rule{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{
-		Identifier: source, MatchType: spb.MatchType_EXACT,
+		Identifier: "^" + regexp.QuoteMeta(source) + "$", MatchType: spb.MatchType_REGEX,
 		Constraints: []*spb.AttrConstraint{{Key: pb.AttrImageChecksum, Condition: spb.AttrMatch_MATCHES, Value: "."}},
 	}})
 	return guarded, &spb.Policy{Version: 1, Rules: rules}, nil

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the engines that tests, benchmarks and the demo run, each from its own
 # module beside this script, into $LOCALFRONT_CACHE/bin (default: .cache/bin).
+# Docker 20.10, whose modules no longer build, is unpacked from Debian's packages.
 #
 #   hack/engines/build.sh              all of them
 #   hack/engines/build.sh buildkit     one module's
@@ -28,6 +29,8 @@ how() {
 	bin=$cache/bin cgo=0 flags=()
 	case $1 in
 	moby) flags=(-tags "netgo osusergo static_build nri_no_wasm") ;;
+	# Old ones have the names of the new ones, so they are kept apart.
+	buildkit-v0.12) bin=$cache/bin/buildkit-v0.12 ;;
 	runc)
 		# In a folder of its own: containerd and buildkitd go on with Debian's,
 		# which dockerd's containers are too new for.
@@ -38,18 +41,26 @@ how() {
 	mkdir -p "$bin"
 }
 
+# binary TOOL prints what a tool's binary is called.
+binary() {
+	case $1 in
+	github.com/docker/compose/*) echo docker-compose ;;
+	*) echo "${1##*/}" ;;
+	esac
+}
+
 # fresh MODULE TOOL... succeeds when nothing is to be built.
 fresh() {
 	local module=$1 tool
 	shift
 	[ "$(cat "$cache/stamps/$module" 2>/dev/null)" = "$(stamp "$module")" ] || return 1
 	for tool in "$@"; do
-		[ -x "$bin/${tool##*/}" ] || return 1
+		[ -x "$bin/$(binary "$tool")" ] || return 1
 	done
 }
 
 build() {
-	local module=$1 tools tool
+	local module=$1 tools tool name
 	how "$module"
 	tools=$(cd "$here/$module" && go list tool)
 	# shellcheck disable=SC2086 # one word per tool
@@ -58,13 +69,35 @@ build() {
 		return
 	fi
 	for tool in $tools; do
-		echo "engines: building ${tool##*/} ($module)"
+		name=$(binary "$tool")
+		echo "engines: building $name ($module)"
 		# A running engine keeps its file: build beside it, then rename.
 		(cd "$here/$module" && CGO_ENABLED=$cgo go build -trimpath -ldflags "-s -w" "${flags[@]}" \
-			-o "$bin/.${tool##*/}.new" "$tool")
-		mv "$bin/.${tool##*/}.new" "$bin/${tool##*/}"
+			-o "$bin/.$name.new" "$tool")
+		mv "$bin/.$name.new" "$bin/$name"
 	done
 	stamp "$module" >"$cache/stamps/$module"
+}
+
+# unpack FOLDER PACKAGE... puts the programs of Debian's packages into a folder
+# of their own, without installing them.
+unpack() {
+	local dir=$cache/bin/$1 tmp deb
+	shift
+	if [ -e "$dir/.complete" ]; then
+		echo "engines: ${dir##*/} is up to date"
+		return
+	fi
+	echo "engines: unpacking $* (${dir##*/})"
+	tmp=$(mktemp -d)
+	(cd "$tmp" && apt-get -qq -o APT::Sandbox::User=root download "$@")
+	for deb in "$tmp"/*.deb; do
+		dpkg-deb -x "$deb" "$tmp/root"
+	done
+	mkdir -p "$dir"
+	find "$tmp/root/usr/bin" "$tmp/root/usr/sbin" -type f -exec cp {} "$dir/" \; # no links to what is not installed
+	touch "$dir/.complete"
+	rm -rf "$tmp"
 }
 
 # link_program PROGRAM NAME... makes a program of Debian's an engine.
@@ -81,9 +114,13 @@ link_program() {
 }
 
 if [ $# -eq 0 ]; then
-	set -- buildkit buildx containerd registry runc moby
+	set -- buildkit buildx containerd registry runc moby buildkit-v0.12 compose docker-20.10
 fi
 for module; do
+	if [ "$module" = docker-20.10 ]; then
+		unpack docker-20.10 docker.io containerd
+		continue
+	fi
 	[ -f "$here/$module/go.mod" ] || {
 		echo "engines: no module $module in hack/engines" >&2
 		exit 1
@@ -94,3 +131,6 @@ done
 # wants docker-init for "docker run --init".
 link_program runc runc buildkit-runc
 link_program tini-static docker-init
+# buildkitd runs steps for another architecture with a program of this name.
+mkdir -p "$cache/bin/qemu"
+link_program qemu-aarch64-static qemu/buildkit-qemu-aarch64

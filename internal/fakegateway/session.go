@@ -19,6 +19,7 @@ import (
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/worker/label"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
@@ -67,6 +68,7 @@ func (b *Builder) Session(what Build) *Session {
 func (s *Session) Client(ctx context.Context) (grpcclient.GrpcClient, error) {
 	return grpcclient.New(ctx, s.build.Opts, s.id, "", s, []client.WorkerInfo{{
 		ID:        "worker",
+		Labels:    map[string]string{label.Executor: "oci"},
 		Platforms: []platforms.Platform{s.builder.Platform},
 	}})
 }

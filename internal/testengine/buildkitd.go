@@ -30,6 +30,9 @@ var Workers = []Worker{OCI, Containerd}
 // Config says how a daemon runs. The zero value is an OCI worker.
 type Config struct {
 	Worker    Worker
+	Release   Release             // Current when empty
+	Rootless  bool                // as the user nobody, in namespaces of RootlessKit's
+	Emulate   bool                // run linux/arm64 as well, with Debian's qemu
 	Insecure  []string            // registries to talk plain http to, "127.0.0.1:PORT"
 	Mirrors   map[string][]string // mirrors by registry: {"docker.io": {"127.0.0.1:PORT"}}
 	ExtraTOML string              // appended to the configuration file
@@ -37,6 +40,16 @@ type Config struct {
 	Env       []string            // added to the daemon's environment, later ones win
 	RootSize  string              // put Root on a file system of this size, "64m", that can be filled
 }
+
+// Release is an older engine: its folder among the engines.
+type Release string
+
+// The releases.
+const (
+	Current     Release = "" // what localfront is built with
+	BuildKit012 Release = "buildkit-v0.12"
+	Docker2010  Release = "docker-20.10" // BuildKit 0.8
+)
 
 // Buildkitd is a running or stopped daemon.
 type Buildkitd struct {
@@ -62,7 +75,7 @@ func StartBuildkitd(t testing.TB, config Config) *Buildkitd {
 	if config.Worker == "" {
 		config.Worker = OCI
 	}
-	Bin(t, "buildkitd")
+	Bin(t, filepath.Join(string(config.Release), "buildkitd"))
 	Bin(t, "buildkit-runc")
 	d := &Buildkitd{config: config, bin: binDir(t)}
 	d.dir, d.remove = stateDir(t)
@@ -99,8 +112,13 @@ func (d *Buildkitd) prepare() error {
 	if d.logFile, err = os.OpenFile(d.path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return fmt.Errorf("prepare buildkitd: %w", err)
 	}
-	d.box, err = newSandbox(d.logFile)
-	return err
+	if d.box, err = newSandbox(d.logFile); err != nil {
+		return fmt.Errorf("prepare buildkitd: %w", err)
+	}
+	if d.config.Rootless {
+		return d.prepareRootless()
+	}
+	return nil
 }
 
 func (c Config) toml() string {
@@ -123,20 +141,45 @@ func (c Config) toml() string {
 // loopback is refused.
 func (d *Buildkitd) env() []string {
 	const closed = "http://127.0.0.1:1"
-	return append([]string{
-		"PATH=" + d.bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	env := []string{
+		"PATH=" + d.searchPath() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + d.dir,
 		"TMPDIR=" + d.path("tmp"),
 		"HTTP_PROXY=" + closed, "HTTPS_PROXY=" + closed,
 		"http_proxy=" + closed, "https_proxy=" + closed,
 		"NO_PROXY=127.0.0.1,localhost", "no_proxy=127.0.0.1,localhost",
-	}, d.config.Env...)
+	}
+	if d.config.Rootless {
+		env = append(env, "XDG_RUNTIME_DIR="+d.path("run"))
+	}
+	return append(env, d.config.Env...)
+}
+
+// searchPath is where daemons find each other.
+func (d *Buildkitd) searchPath() string {
+	path := d.bin
+	if d.config.Release != Current {
+		path = filepath.Join(d.bin, string(d.config.Release)) + ":" + path
+	}
+	if d.config.Emulate {
+		path = filepath.Join(d.bin, "qemu") + ":" + path
+	}
+	return path
+}
+
+// program is what is run: buildkitd, or RootlessKit that runs it.
+func (d *Buildkitd) program() []string {
+	buildkitd := filepath.Join(d.bin, string(d.config.Release), "buildkitd")
+	if d.config.Rootless {
+		return append(d.rootless(), buildkitd)
+	}
+	return []string{buildkitd}
 }
 
 func (d *Buildkitd) args() []string {
-	args := []string{
-		"--root", d.Root(), "--addr", d.Addr(), "--config", d.path("buildkitd.toml"),
-		"--otel-socket-path", d.path("otel.sock"), "--cdi-disabled",
+	args := []string{"--root", d.Root(), "--addr", d.Addr(), "--config", d.path("buildkitd.toml")}
+	if d.config.Release == Current {
+		args = append(args, "--otel-socket-path", d.path("otel.sock"), "--cdi-disabled")
 	}
 	switch d.config.Worker {
 	case Containerd:
@@ -156,7 +199,8 @@ func (d *Buildkitd) Start(t testing.TB) {
 	}
 	// A killed daemon leaves its socket behind, which would look alive.
 	_ = os.Remove(d.path("b.sock"))
-	p, err := d.box.run(d.logFile, d.env(), filepath.Join(d.bin, "buildkitd"), d.args()...)
+	command := append(d.program(), d.args()...)
+	p, err := d.box.run(d.logFile, d.env(), command[0], command[1:]...)
 	if err != nil {
 		t.Fatalf("start buildkitd: %v\n%s", err, d.Log())
 	}

@@ -3,11 +3,14 @@ package testengine
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // CLI is the buildx command line client with a configuration of its own, as a
@@ -54,12 +57,53 @@ func (c *CLI) Buildx(t testing.TB, args ...string) (string, error) {
 
 // BuildxContext is Buildx that is killed when the context ends.
 func (c *CLI) BuildxContext(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, c.bin, args...)
+	return c.run(ctx, c.bin, args...)
+}
+
+// Docker runs a command of Docker's own client, such as "build". It is that of
+// release 20.10, since newer ones do not build here, and so it builds by
+// itself; "buildx" and "compose" are today's, as its plugins.
+func (c *CLI) Docker(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	plugins := filepath.Join(c.config, "cli-plugins")
+	if err := os.MkdirAll(plugins, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"buildx", "docker-compose"} {
+		link := filepath.Join(plugins, "docker-"+strings.TrimPrefix(name, "docker-"))
+		if err := os.Symlink(Bin(t, name), link); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	return c.run(t.Context(), Bin(t, filepath.Join(string(Docker2010), "docker")), args...)
+}
+
+// In returns the same client in an empty working directory of its own.
+func (c *CLI) In(t testing.TB) *CLI {
+	t.Helper()
+	other := *c
+	other.Dir = t.TempDir()
+	return &other
+}
+
+// run runs a client, and again where the daemon was too busy for its build.
+func (c *CLI) run(ctx context.Context, name string, args ...string) (string, error) {
+	for {
+		start := time.Now()
+		out, err := c.runOnce(ctx, name, args...)
+		if err == nil || ctx.Err() != nil || !tooBusy(start, out) {
+			return out, err
+		}
+	}
+}
+
+func (c *CLI) runOnce(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = c.Dir
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + c.config, "TMPDIR=" + os.TempDir(),
 		"DOCKER_HOST=" + c.Host, "DOCKER_CONFIG=" + c.config, "BUILDX_CONFIG=" + filepath.Join(c.config, "buildx"),
-		"BUILDX_BUILDER=" + c.Builder, "BUILDKIT_PROGRESS=plain",
+		"BUILDX_BUILDER=" + c.Builder, "BUILDKIT_PROGRESS=plain", "DOCKER_BUILDKIT=1",
 		// Metadata files and git labels depend on where the tests run.
 		"BUILDX_GIT_INFO=false",
 	}, c.Env...)

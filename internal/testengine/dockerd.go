@@ -35,7 +35,8 @@ var ImageStores = []ImageStore{ContainerdStore, GraphDriver}
 // loopback, "127.0.0.1:PORT", and are spoken to without TLS; they need to be
 // listening when the daemon starts, and may be stopped later.
 type DockerdConfig struct {
-	ImageStore ImageStore // ContainerdStore when empty
+	ImageStore ImageStore // ContainerdStore when empty; older releases have only GraphDriver
+	Release    Release    // Current when empty
 	Insecure   []string   // registries that the daemon and its containers can reach
 	Mirrors    []string   // registries that mirror Docker Hub; reachable as well
 	Args       []string   // further command line flags, such as --debug
@@ -61,6 +62,10 @@ type Dockerd struct {
 // one that the other engines use.
 var dockerdTools = []string{"dockerd", "docker-proxy", "docker-init", "docker/runc", "containerd", "containerd-shim-runc-v2"}
 
+// olderTools are what an older dockerd has in its folder. Its runc is Debian's,
+// as that of the other engines.
+var olderTools = []string{"dockerd", "docker-proxy", "containerd", "containerd-shim-runc-v2"}
+
 // StartDockerd starts a daemon that ends with the test, and its containers with
 // it. When the test fails, the end of the daemon's log is in the test's.
 func StartDockerd(t testing.TB, config DockerdConfig) *Dockerd {
@@ -68,8 +73,12 @@ func StartDockerd(t testing.TB, config DockerdConfig) *Dockerd {
 	if config.ImageStore == "" {
 		config.ImageStore = ContainerdStore
 	}
-	for _, name := range dockerdTools {
-		Bin(t, name)
+	tools := dockerdTools
+	if config.Release != Current {
+		tools = olderTools
+	}
+	for _, name := range tools {
+		Bin(t, filepath.Join(string(config.Release), name))
 	}
 	d := &Dockerd{config: config, bin: binDir(t)}
 	d.dir, d.remove = stateDir(t)
@@ -112,7 +121,10 @@ func (d *Dockerd) prepare() error {
 
 // env is all that the daemon sees of the environment; see Buildkitd.env.
 func (d *Dockerd) env() []string {
-	b := &Buildkitd{dir: d.dir, bin: d.bin + "/docker:" + d.bin, config: Config{Env: d.config.Env}}
+	b := &Buildkitd{dir: d.dir, bin: d.bin, config: Config{Env: d.config.Env, Release: d.config.Release}}
+	if d.config.Release == Current {
+		b.bin = d.bin + "/docker:" + d.bin
+	}
 	return b.env()
 }
 
@@ -121,7 +133,10 @@ func (d *Dockerd) args() []string {
 		"--config-file", d.path("daemon.json"), "--data-root", d.path("root"), "--exec-root", d.path("exec"),
 		"--pidfile", d.path("pid"), "--host", d.Host(), "--cgroup-parent", d.cgroup(),
 	}
-	if d.config.ImageStore == GraphDriver {
+	switch {
+	case d.config.Release != Current:
+		args = append(args, "--storage-driver", "overlay2")
+	case d.config.ImageStore == GraphDriver:
 		args = append(args, "--feature", "containerd-snapshotter=false", "--storage-driver", "overlay2")
 	}
 	for _, addr := range d.config.Insecure {
@@ -133,8 +148,8 @@ func (d *Dockerd) args() []string {
 	return append(args, d.config.Args...)
 }
 
-// pluginLines are what containerd logs most of.
-var pluginLines = regexp.MustCompile(`(?m)^.*msg="(skip )?loading plugin".*\n`)
+// pluginLines are what containerd, and an old dockerd, log most of.
+var pluginLines = regexp.MustCompile(`(?m)^.*(msg="(skip )?loading plugin|module=grpc).*\n`)
 
 // Start runs a stopped daemon again, on the same state and address.
 func (d *Dockerd) Start(t testing.TB) {
@@ -144,7 +159,7 @@ func (d *Dockerd) Start(t testing.TB) {
 	}
 	// A killed daemon leaves its socket behind, which would look alive.
 	_ = os.Remove(d.path("d.sock"))
-	p, err := d.box.run(d.logFile, d.env(), filepath.Join(d.bin, "dockerd"), d.args()...)
+	p, err := d.box.run(d.logFile, d.env(), filepath.Join(d.bin, string(d.config.Release), "dockerd"), d.args()...)
 	if err != nil {
 		t.Fatalf("start dockerd: %v\n%s", err, d.Log())
 	}

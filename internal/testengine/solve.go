@@ -108,11 +108,17 @@ func build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run ru
 	for {
 		start := time.Now()
 		res, err := buildOnce(ctx, t, d, opt, run)
-		if err == nil || ctx.Err() != nil || time.Since(start) < startLimit || !strings.Contains(err.Error(), dropped) {
+		if err == nil || ctx.Err() != nil || !tooBusy(start, err.Error()) {
 			return res, err
 		}
 		t.Logf("the daemon was too busy to start the frontend, so the build is sent again: %v", err)
 	}
+}
+
+// tooBusy reports whether what a build that began at start has said means that
+// its frontend was dropped.
+func tooBusy(start time.Time, said string) bool {
+	return time.Since(start) >= startLimit && strings.Contains(said, dropped)
 }
 
 func buildOnce(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run runner) (*Result, error) {

@@ -1,0 +1,183 @@
+package tests
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/org/localfront/internal/testengine"
+	"github.com/org/localfront/internal/testimage"
+	"github.com/org/localfront/internal/testregistry"
+)
+
+// engine is what a user has: a client with one kind of builder, and a registry
+// that holds localfront. The scenarios of a row share it, so each has names of
+// its own.
+type engine struct {
+	*testengine.CLI
+	rig
+	restart func(t *testing.T) // makes the builder forget its connections
+	store   *testengine.Dockerd
+	own     bool     // Docker's client builds by itself, without buildx
+	nodes   []string // the platforms of a builder with several nodes
+}
+
+// row is one kind of builder.
+type row struct {
+	name   string // ENGINE of make test-engines
+	what   string
+	driver string
+	start  func(t *testing.T, e *engine)
+}
+
+var rows = []row{
+	{"oci", "buildkitd, OCI worker", "remote", buildkitd(testengine.Config{})},
+	{"containerd", "buildkitd, containerd worker", "remote", buildkitd(testengine.Config{Worker: testengine.Containerd})},
+	{"rootless", "buildkitd, rootless", "remote", buildkitd(testengine.Config{Rootless: true})},
+	{"v0.12", "buildkitd v0.12", "remote", buildkitd(testengine.Config{Release: testengine.BuildKit012})},
+	{"nodes", "two buildkitds, amd64 and arm64", "remote", twoNodes},
+	{"docker", "dockerd, containerd image store", "docker", dockerDriver(testengine.DockerdConfig{})},
+	{"docker-container", "dockerd, containerd image store", "docker-container", dockerContainer(testengine.DockerdConfig{})},
+	{"graph", "dockerd, graph driver", "docker", dockerDriver(testengine.DockerdConfig{ImageStore: testengine.GraphDriver})},
+	{"graph-container", "dockerd, graph driver", "docker-container", dockerContainer(testengine.DockerdConfig{ImageStore: testengine.GraphDriver})},
+	{"docker-20.10", "dockerd 20.10 (BuildKit 0.8), its own client", "DOCKER_BUILDKIT=1", docker2010},
+	{"docker-20.10-buildx", "dockerd 20.10 (BuildKit 0.8), today's buildx", "docker", dockerDriver(testengine.DockerdConfig{Release: testengine.Docker2010})},
+}
+
+func buildkitd(config testengine.Config) func(t *testing.T, e *engine) {
+	return func(t *testing.T, e *engine) {
+		config.Insecure = []string{e.reg.Host()}
+		e.Buildkitd = testengine.StartBuildkitd(t, config)
+		e.CLI, e.restart = e.Buildkitd.CLI(t), func(t *testing.T) { e.Restart(t) }
+	}
+}
+
+// twoNodes makes one builder of two daemons, one of which runs everything
+// through qemu.
+func twoNodes(t *testing.T, e *engine) {
+	insecure := []string{e.reg.Host()}
+	e.nodes = []string{"linux/amd64", "linux/arm64"}
+	e.Buildkitd = testengine.StartBuildkitd(t, testengine.Config{Insecure: insecure})
+	arm := testengine.StartBuildkitd(t, testengine.Config{Insecure: insecure, Emulate: true})
+	e.restart = func(t *testing.T) {
+		e.Restart(t)
+		arm.Restart(t)
+	}
+	e.CLI = e.Buildkitd.CLI(t)
+	e.Builder = "nodes"
+	e.MustBuildx(t, "create", "--name", e.Builder, "--driver", "remote", "--platform", e.nodes[0], e.Addr())
+	e.MustBuildx(t, "create", "--append", "--name", e.Builder, "--driver", "remote", "--platform", e.nodes[1], arm.Addr())
+}
+
+func dockerd(t *testing.T, e *engine, config testengine.DockerdConfig) *testengine.Dockerd {
+	config.Insecure = []string{e.reg.Host()}
+	d := testengine.StartDockerd(t, config)
+	e.restart = func(t *testing.T) { d.Restart(t) }
+	return d
+}
+
+func dockerDriver(config testengine.DockerdConfig) func(t *testing.T, e *engine) {
+	return func(t *testing.T, e *engine) {
+		e.store = dockerd(t, e, config)
+		e.CLI = e.store.CLI(t)
+	}
+}
+
+func dockerContainer(config testengine.DockerdConfig) func(t *testing.T, e *engine) {
+	return func(t *testing.T, e *engine) {
+		e.CLI = dockerd(t, e, config).DockerContainerBuilder(t)
+	}
+}
+
+func docker2010(t *testing.T, e *engine) {
+	dockerDriver(testengine.DockerdConfig{Release: testengine.Docker2010})(t, e)
+	e.own = true
+}
+
+// TestMatrix does the same on every kind of builder. What happened there is
+// docs/engines.md.
+func TestMatrix(t *testing.T) {
+	t.Parallel()
+	page := newPage(t)
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			reg := testregistry.New(t)
+			e := &engine{rig: rig{reg: reg, frontend: testengine.PushLocalfront(t, reg)}}
+			r.start(t, e)
+			// What buildx asks for by itself is a road of its own.
+			e.Env = append(e.Env, "BUILDX_NO_DEFAULT_ATTESTATIONS=1")
+			for _, s := range scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					scene := *e
+					scene.CLI = e.In(t)
+					page.note(t, r, s.name, s.play(t, &scene))
+				})
+			}
+		})
+	}
+}
+
+// tryBuild builds the working directory, for all of its platforms where the
+// builder has several nodes.
+func (e *engine) tryBuild(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	args = append([]string{"build"}, args...)
+	if e.own {
+		return e.Docker(t, append(args, ".")...)
+	}
+	if len(e.nodes) > 0 {
+		args = append(args, "--platform", strings.Join(e.nodes, ","))
+	}
+	return e.Buildx(t, append(args, ".")...)
+}
+
+// build is tryBuild for builds that have to succeed.
+func (e *engine) build(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := e.tryBuild(t, args...)
+	if err != nil {
+		t.Fatalf("build %q: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// made is a file of the result in out, the same for all platforms.
+func (e *engine) made(t *testing.T, name string) string {
+	t.Helper()
+	dirs := []string{"out/"}
+	for i, p := range e.nodes {
+		dirs = append(dirs[:i], "out/"+strings.ReplaceAll(p, "/", "_")+"/")
+	}
+	for _, dir := range dirs[1:] {
+		if a, b := e.Read(t, dirs[0]+name), e.Read(t, dir+name); a != b {
+			t.Errorf("%s%s has %q, %s%s has %q", dirs[0], name, a, dir, name, b)
+		}
+	}
+	return e.Read(t, dirs[0]+name)
+}
+
+// base pushes a base image for all platforms of the builder, whose release is
+// text.
+func (e *engine) base(t *testing.T, name, text string) {
+	t.Helper()
+	if len(e.nodes) == 0 {
+		e.push(t, name, busybox(t, text))
+		return
+	}
+	idx, err := testimage.Index(e.nodes, testimage.Variant(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.push(t, name, idx)
+}
+
+// stopRegistry takes the registry away until the scenario ends.
+func (e *engine) stopRegistry(t *testing.T) {
+	t.Helper()
+	e.reg.Stop()
+	t.Cleanup(func() {
+		if err := e.reg.Start(); err != nil {
+			t.Error(err)
+		}
+	})
+}
