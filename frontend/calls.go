@@ -18,9 +18,9 @@ import (
 
 // verbs are localfront's own --call verbs.
 func (c *decorated) verbs() calls.Table {
-	return calls.Table{
-		{Name: "names", Description: "List the named results of this builder", Run: c.listNames},
-	}
+	return append(c.lockVerbs(),
+		calls.Verb{Name: "names", Description: "List the named results of this builder", Run: c.listNames},
+	)
 }
 
 // listNames answers --call=names. A name whose result is forgotten is left out.

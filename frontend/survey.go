@@ -35,6 +35,9 @@ import (
 type survey struct {
 	source *dockerui.Source
 	uses   map[lockfile.Key]*use
+	// asked are the image names that were looked up, also those that no lock
+	// has: by digest, and named results.
+	asked []resolve.Query
 }
 
 // use is one source that is named, by tag, ref or address.
@@ -57,8 +60,9 @@ type surveyor struct {
 	*decorated
 	ask answerer
 
-	mu   sync.Mutex
-	seen map[string]*use // by name
+	mu    sync.Mutex
+	asked []resolve.Query
+	seen  map[string]*use // by name
 }
 
 // ResolveImageConfig answers as the survey wishes, and takes note of the name.
@@ -71,9 +75,10 @@ func (s *surveyor) ResolveImageConfig(ctx context.Context, ref string, opt sourc
 	if err != nil {
 		return "", "", nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, q)
 	if _, carries := q.Name.(reference.Canonical); !carries && !a.Own && !resolve.IsLocal(q.Name) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
 		u, ok := s.seen[q.Name.String()]
 		if !ok {
 			u = &use{Key: lockfile.Key{Kind: lockfile.Image, Name: q.Name.String()}, answer: a}
@@ -131,6 +136,7 @@ func (c *decorated) survey(ctx context.Context, ask answerer) (*survey, error) {
 		}
 		out.uses[u.Key] = u
 	}
+	out.asked = s.asked
 	// An image that carries its digest has a place and was never asked for.
 	maps.DeleteFunc(out.uses, func(k lockfile.Key, u *use) bool { return k.Kind == lockfile.Image && len(u.queries) == 0 })
 	return out, nil
@@ -305,7 +311,7 @@ func pbRanges(ranges []parser.Range) (out []*pb.Range) {
 // what counts; only the triggers and variables of an image that is not here
 // stay unseen.
 func (c *decorated) quiet() answerer {
-	r := resolve.New(c.builder, c.memory, c.memory, resolve.Options{Offline: true, Lock: c.readLock}, c.clock)
+	r := resolve.New(c.looking(), c.memory, c.memory, resolve.Options{Offline: true, Lock: c.readLock}, c.clock)
 	return func(ctx context.Context, q resolve.Query) (resolve.Answer, error) {
 		a, err := r.Resolve(ctx, q)
 		var bad *lockfile.Error
