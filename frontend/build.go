@@ -56,6 +56,9 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 	if err != nil || res == nil || d.forwarded {
 		return res, d.explain(ctx, err)
 	}
+	if err := d.granted(ctx, res); err != nil {
+		return nil, err
+	}
 	d.remember(ctx, res)
 	return res, nil
 }

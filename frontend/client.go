@@ -46,6 +46,7 @@ type decorated struct {
 	forwarded bool
 
 	mu     sync.Mutex
+	wants  map[string]graph.Want  // what steps of named results want, by vertex
 	images map[string]graph.Image // what the build's definitions take, by reference and platform
 	inputs map[string]bool        // the remote sources of inputs, by ID
 }
@@ -58,7 +59,7 @@ func (c *decorated) clock() time.Time { return time.Now() }
 // decorate returns a client for one build.
 func decorate(c client.Client, opts options) *decorated {
 	bopts := c.BuildOpts()
-	d := &decorated{Client: c, opts: opts, source: bopts.Opts[keySource], own: map[string]string{}, images: map[string]graph.Image{}, inputs: map[string]bool{}}
+	d := &decorated{Client: c, opts: opts, source: bopts.Opts[keySource], own: map[string]string{}, images: map[string]graph.Image{}, wants: map[string]graph.Want{}, inputs: map[string]bool{}}
 	given := bopts.Opts
 	// dockerui changes the map, so everybody gets this one copy of it.
 	bopts.Opts = maps.Clone(given)
@@ -194,6 +195,9 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 		return nil, err
 	}
 	if req.Definition, err = c.rewrite(ctx, settled); err != nil {
+		return nil, err
+	}
+	if err := c.sawWants(req.Definition); err != nil {
 		return nil, err
 	}
 	res, err := c.ahead.solve(ctx, req)

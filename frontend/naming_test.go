@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -390,4 +391,19 @@ localhost/bar linux/amd64 less than a second ago Dockerfile foo
 	equal(t, "requests", b.Requests(), nil)
 	b.Prune()
 	equal(t, "on a pruned builder", string(build(t, b, names).Metadata["result.txt"]), "no build on this builder has been named\n")
+}
+
+// A step that runs again without what it wants says whose step it is.
+func TestMissingSecret(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	b.Registry.Push(alpine, fakegateway.Image{})
+	build(t, b, dockerfile("FROM alpine:3.20\nRUN --mount=type=secret,id=token,required --mount=type=ssh,required fetch\nRUN other\n", "name=foo"))
+	build(t, b, bar)
+	equal(t, "containers", slices.Contains(b.Containers(), "/bin/sh -c fetch"), false)
+	b.PruneLayers()
+	b.Inject(fakegateway.Fault{Kind: fakegateway.Container, Match: "fetch", Err: errors.New("secret token: not found")})
+	_, err := run(t, b, bar)
+	fails(t, err, `the named result foo is no longer whole on this builder, and "[foo stage-0 2/3] RUN --mount=type=secret,id=token,required --mount=type=ssh,required fetch", which runs again, `+
+		`wants the secret token and the SSH agent default: give this build --secret id=token,… --ssh default, or build foo again: secret token: not found`, "Dockerfile:2")
 }
