@@ -196,14 +196,14 @@ func TestFreezeOdd(t *testing.T) {
 func oddContext(t *testing.T, dir string) {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	cap := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	err := errors.Join(
 		os.MkdirAll(at("deep/"+strings.Repeat("d/", 200)), 0o755),
 		os.Mkdir(at("empty"), 0o700),
 		os.Chmod(at("empty"), 0o777|os.ModeSticky),
 		os.WriteFile(at("plain"), []byte("plain"), 0o644),
 		os.WriteFile(at("capable"), []byte("capable"), 0o755),
-		unix.Lsetxattr(at("capable"), "security.capability", []byte(cap), 0),
+		unix.Lsetxattr(at("capable"), "security.capability", []byte(capability), 0),
 		unix.Lsetxattr(at("plain"), "user.note", []byte("value"), 0),
 		os.WriteFile(at("setuid"), []byte("setuid"), 0o755),
 		os.Lchown(at("setuid"), 1000, 2000),
