@@ -130,35 +130,9 @@ func (r *rig) prunedNames(t *testing.T, bar testengine.BuildOpt) {
 		t.Fatal(err)
 	}
 	_, err := r.tryBuild(t, bar)
-	wantError(t, err, "foo:latest", "no build on this builder was named foo: name one with name=foo")
+	wantError(t, err, "library/foo", "no build on this builder was named foo: name one with name=foo")
 	_, err = r.tryBuild(t, testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM localhost/foo")})
 	wantError(t, err, "localhost/foo:latest is not known on this builder", "this builder has no named results")
-}
-
-// The two commands of the complaint, as users have them, on every driver.
-func TestNamedOnEveryDriver(t *testing.T) {
-	t.Parallel()
-	eachDriver(t, "", func(t *testing.T, e *engine) {
-		e.Write(t, map[string]string{
-			"Dockerfile.foo":    e.dockerfile("name=foo", "FROM REG/alpine:3.20", "RUN touch foo", uuid),
-			"Dockerfile.bar":    e.dockerfile("", "FROM foo", "RUN touch bar", "FROM scratch", "COPY --from=1 /uuid /", "FROM 0", "RUN true", "FROM scratch", "COPY --from=foo /uuid /"),
-			"docker-bake.hcl":   "target \"foo\" { dockerfile = \"Dockerfile.foo\" }\n",
-			"docker-bake-b.hcl": "target \"bar\" {\n dockerfile = \"Dockerfile.bar\"\n output = [\"out\"]\n args = { BUILDKIT_SYNTAX = \"" + e.frontend + "\" }\n}\n",
-		})
-		e.MustBuildx(t, "bake", "foo")
-		e.reg.Stop()
-		for range 2 {
-			out := e.MustBuildx(t, "bake", "-f", "docker-bake-b.hcl", "bar")
-			wantLine(t, out, "foo:latest named result, built ")
-			first := e.Read(t, "out/uuid")
-			out = e.MustBuildx(t, "build", "-f", "Dockerfile.bar", "-o", "out", "--no-cache", "--build-arg=LOCALFRONT_OFFLINE=1", ".")
-			wantLine(t, out, "[foo 3/3] "+uuid)
-			if second := e.Read(t, "out/uuid"); len(first) < 30 || first != second {
-				t.Errorf("foo was %q, and is %q", first, second)
-			}
-			e.restart(t)
-		}
-	})
 }
 
 // span is the time that a build took, by a counter that each start and end moves
