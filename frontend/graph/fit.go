@@ -82,17 +82,79 @@ func unfit(v *vertex) string {
 	}
 	switch op := v.op.GetOp().(type) {
 	case *pb.Op_Source:
-		return unpinned(op.Source)
-	case *pb.Op_Exec:
-		if op.Exec.GetMeta().GetProxyEnv() != nil {
-			return "it has proxy settings"
+		if reason := unpinned(op.Source); reason != "" {
+			return reason
 		}
-		return ""
+		return credentials(op.Source)
+	case *pb.Op_Exec:
+		return unfitExec(op.Exec)
 	case *pb.Op_File, *pb.Op_Merge, *pb.Op_Diff:
 		return ""
 	default:
 		return fmt.Sprintf("operation %T is unknown to this version", op)
 	}
+}
+
+// unfitExec says what is wrong with a step that runs something. What it may do
+// beyond others (security.insecure, network.host, devices) is not asked here:
+// the daemon asks it of every definition that is solved, with what the build
+// that solves it was granted.
+func unfitExec(exec *pb.ExecOp) string {
+	meta := exec.GetMeta()
+	if meta.GetProxyEnv() != nil {
+		return "it has proxy settings"
+	}
+	for _, m := range exec.GetMounts() {
+		switch m.GetMountType() {
+		case pb.MountType_BIND, pb.MountType_CACHE, pb.MountType_TMPFS, pb.MountType_SECRET, pb.MountType_SSH:
+		default:
+			return fmt.Sprintf("a mount of type %d is unknown to this version", m.GetMountType())
+		}
+	}
+	for _, env := range meta.GetEnv() {
+		if name, value, _ := strings.Cut(env, "="); token.MatchString(value) {
+			return "the value of " + name + " looks like a token, which a secret mount would keep out of the record"
+		}
+	}
+	for _, arg := range meta.GetArgs() {
+		if token.MatchString(arg) {
+			return "its command has what looks like a token, which a secret mount would keep out of the record"
+		}
+	}
+	return ""
+}
+
+// token matches what the services that give them out have made easy to
+// recognise: tokens of GitHub, GitLab, AWS, Slack, npm, PyPI, Docker and Google,
+// signed web tokens, and private keys.
+var token = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}` +
+	`|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}` +
+	`|dckr_pat_[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{35}|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.` +
+	`|-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+
+// credentials says that a source names a user with its address, "" if it does
+// not. Over ssh a user is part of the address and no secret.
+func credentials(src *pb.SourceOp) string {
+	urls := []string{src.GetIdentifier()}
+	for _, v := range src.GetAttrs() {
+		urls = append(urls, v)
+	}
+	for _, u := range urls {
+		scheme, rest, _ := strings.Cut(u, "://")
+		authority, _, _ := strings.Cut(rest, "/")
+		user, _, found := strings.Cut(authority, "@")
+		switch scheme {
+		case srctypes.HTTPScheme, srctypes.HTTPSScheme:
+		case srctypes.GitScheme, "ssh":
+			found = found && strings.Contains(user, ":")
+		default:
+			continue
+		}
+		if found {
+			return "an address with credentials in it"
+		}
+	}
+	return ""
 }
 
 // commit is the full name of a git commit.

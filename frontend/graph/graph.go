@@ -79,8 +79,8 @@ func newAssembly() *assembly {
 // its build had.
 func (a *assembly) emit(op *pb.Op, meta *pb.OpMetadata) (string, error) {
 	dt, err := op.Marshal()
-	if err != nil {
-		return "", err
+	if err != nil { // such as text that is not UTF-8, which is read all the same
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	d := digest.FromBytes(dt).String()
 	if a.seen[d] {

@@ -325,6 +325,13 @@ func TestFit(t *testing.T) {
 		"local":              {llb.Local("context", named("[internal] load build context")), "[internal] load build context: files of the user's session"},
 		"oci-layout":         {llb.OCILayout(pinned("a"), llb.OCIStore("s", "x"), named("[context x] OCI load from client")), "[context x] OCI load from client: an image of the user's session"},
 		"ignored cache":      {base.Run(llb.Shlex("true"), llb.IgnoreCache).Root(), "its cache is ignored"},
+		"git with a token":   {llb.Git("https://x:s3cret@example.com/r.git", hex), "an address with credentials in it"},
+		"git over ssh":       {base.File(llb.Copy(llb.Git("git@example.com:r.git", hex, llb.KnownSSHHosts("k")), "/", "/")), ""},
+		"http with a user":   {llb.HTTP("https://token@example.com/f", llb.Checksum(sum)), "an address with credentials in it"},
+		"a secret":           {base.Run(llb.Shlex("true"), llb.AddSecret("/s", llb.SecretID("id"))).Root(), ""},
+		"a token":            {base.Run(llb.Shlex("true"), llb.AddEnv("T", "ghp_"+hex)).Root(), "the value of T looks like a token, which a secret mount would keep out of the record"},
+		"a token as such":    {base.Run(llb.Args([]string{"sh", "-c", "login -p glpat-" + hex})).Root(), "its command has what looks like a token, which a secret mount would keep out of the record"},
+		"a key for packages": {base.Run(llb.Shlex("true"), llb.AddEnv("GPG_KEY", strings.ToUpper(hex))).Root(), ""},
 		"proxy":              {base.Run(llb.Shlex("true"), llb.WithProxy(llb.ProxyEnv{NoProxy: "x"})).Root(), "it has proxy settings"},
 	} {
 		err := Fit(define(t, tt.st))
