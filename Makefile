@@ -90,6 +90,11 @@ lint: ## run every linter
 fix: ## mend what linters can mend: formatting, go.mod files, goldens stay
 	@hack/lint/run.sh --fix
 
+.PHONY: sbom
+sbom: ## list what the frontend is made of: bin/frontend.spdx.json
+	@mkdir -p bin
+	go run ./hack/deps -sbom > bin/frontend.spdx.json
+
 .PHONY: cross
 cross: ## compile for all seven platforms
 	@for p in $(PLATFORMS); do \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the whole repository: format, bugs, style, scripts, go.mod files and
-# package boundaries. All checks run, then it fails if one has failed.
+# Checks the whole repository: format, bugs, style, scripts, go.mod files, the
+# checksums of modules and package boundaries. All checks run, then it fails if one has failed.
 #
 #   hack/lint/run.sh         check
 #   hack/lint/run.sh --fix   mend formatting and go.mod files, then check
@@ -97,6 +97,7 @@ esac
 check gofmt check_format
 check tidy check_tidy
 check shellcheck check_scripts
+check checksums go mod verify
 check vet each go vet ./...
 check revive each "$tools/revive" -config "$PWD/hack/lint/revive.toml" -formatter plain ./...
 check staticcheck each "$tools/staticcheck" ./...
