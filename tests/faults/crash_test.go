@@ -22,7 +22,7 @@ func (r *rig) strike(t *testing.T, n int, happen func(rnd *rand.Rand, cancel fun
 	rnd := random(t)
 	// The first build fetches the frontend and the base: the second is the
 	// measure of those that follow.
-	r.mustBuild(t, r.turn(-1).opt, r.turn(-1).files)
+	r.mustBuild(t, r.turn(n+1).opt, r.turn(n+1).files)
 	span := r.mustBuild(t, r.turn(0).opt, r.turn(0).files).took
 	for i := 1; i <= n; i++ {
 		u := r.turn(i)
@@ -54,6 +54,7 @@ func (r *rig) strike(t *testing.T, n int, happen func(rnd *rand.Rand, cancel fun
 		u.opt.Watch = nil
 		o = r.mustBuild(t, u.opt, u.files)
 		longest = max(longest, o.took)
+		r.mustBuild(t, u.use, u.files)
 		if t.Failed() {
 			t.Fatalf("turn %d, %s after %q", i, more, moment)
 		}

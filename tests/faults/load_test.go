@@ -212,7 +212,7 @@ func TestChurn(t *testing.T) {
 		}
 		// Somebody asks, which is news for everybody after.
 		r.mustBuild(t, moved(map[string]string{"image-resolve-mode": "pull"}), map[string]string{"out": fmt.Sprintf("release %d", round)})
-		took := together(4, func(i int) time.Duration {
+		took := together(4, func(int) time.Duration {
 			o := r.build(t.Context(), t, moved(nil))
 			if o.err != nil || o.file("out") != fmt.Sprintf("release %d", round) {
 				t.Errorf("round %d: %v: %q\n%s", round, o.err, o.file("out"), o.res)

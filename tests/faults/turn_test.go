@@ -17,7 +17,8 @@ import (
 // a file of its own, a step that runs, and a name.
 type turn struct {
 	opt   testengine.BuildOpt
-	files map[string]string // what comes out
+	use   testengine.BuildOpt // a build that is made from it, by its name
+	files map[string]string   // what comes out of both
 }
 
 // turn returns the n-th build.
@@ -27,7 +28,10 @@ func (r *rig) turn(n int) turn {
 		opt: testengine.BuildOpt{
 			Dockerfile: r.dockerfile("", "FROM REG/base:1 AS b", "COPY f /f", "RUN cat /f /etc/release > /out", "FROM scratch", "COPY --from=b /out /out"),
 			Files:      map[string]string{"f": text + "\n"},
-			Opts:       map[string]string{},
+			Opts:       map[string]string{"build-arg:LOCALFRONT_NAME": fmt.Sprintf("localhost/turn:%d", n)},
+		},
+		use: testengine.BuildOpt{
+			Dockerfile: r.dockerfile("", "FROM scratch", fmt.Sprintf("COPY --from=localhost/turn:%d /out /out", n)),
 		},
 		files: map[string]string{"out": text + "\none"},
 	}
@@ -72,7 +76,7 @@ func on(text string) (watch func(*client.SolveStatus), began <-chan struct{}) {
 
 // moments are the steps that faults aim at, by what their names say. The empty
 // one is any moment of the build.
-var moments = []string{"", "[internal] ledger ", "[internal] freeze", "RUN cat"}
+var moments = []string{"", "[internal] ledger ", "[internal] freeze ", "RUN cat"}
 
 // wait waits for a moment of a build: until its step begins and some time of
 // up to span more, or until the build has ended.
