@@ -213,6 +213,9 @@ func (c *decorated) settle(ctx context.Context, def *pb.Definition) (*pb.Definit
 	if err != nil {
 		return nil, err
 	}
+	if def, err = c.pinNow(ctx, def); err != nil {
+		return nil, err
+	}
 	if def, err = graph.Splice(def, c.result); err != nil {
 		return nil, err
 	}

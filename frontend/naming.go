@@ -53,6 +53,9 @@ type naming struct {
 	freezer    *freeze.Freezer
 	warner     *builderQueries
 
+	pinning sync.Mutex
+	pins    map[string]string // what sources from the network are now, by their id
+
 	mu      sync.Mutex
 	defs    map[client.Reference]*pb.Definition // what each reference is the result of
 	against error                               // why the build cannot be recorded
@@ -64,7 +67,7 @@ func newNaming(ctx context.Context, c client.Client, names []reference.Named, m 
 	if len(names) == 0 {
 		return nil
 	}
-	n := &naming{names: names, warner: m.warner, defs: map[client.Reference]*pb.Definition{}}
+	n := &naming{names: names, warner: m.warner, defs: map[client.Reference]*pb.Definition{}, pins: map[string]string{}}
 	if m.ledger == nil {
 		n.against = m.defect
 		return n
@@ -102,6 +105,37 @@ func (n *naming) settle(ctx context.Context, def *pb.Definition) (*pb.Definition
 	}
 	n.unrecorded(err)
 	return def, nil
+}
+
+// pinNow returns def with each file and repository from the network held to what
+// it is now, so that a step that runs again later finds the same. What cannot be
+// pinned makes the build go on unrecorded.
+func (c *decorated) pinNow(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
+	n := c.naming
+	if n == nil || n.cause() != nil || isDockerfile(def) {
+		return def, nil
+	}
+	return graph.Pin(def, func(r graph.Remote) (string, error) {
+		// One answer for all platforms.
+		n.pinning.Lock()
+		defer n.pinning.Unlock()
+		if v, ok := n.pins[r.ID]; ok {
+			return v, nil
+		}
+		k, err := keyOf(r)
+		if err != nil {
+			return "", nil //nolint:nilerr // BuildKit's to refuse
+		}
+		v, err := c.value(ctx, &use{Key: k, remote: &r})
+		if err != nil {
+			if ctx.Err() != nil {
+				return "", err
+			}
+			n.unrecorded(err)
+		}
+		n.pins[r.ID] = v
+		return v, nil
+	})
 }
 
 // isDockerfile reports whether def only loads a Dockerfile or a .dockerignore,

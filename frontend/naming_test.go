@@ -281,6 +281,10 @@ func TestUnrecordable(t *testing.T) {
 		want string
 	}{
 		"oci-layout":     {layout, still + "[context x] OCI load from client: an image of the user's session"},
+		"a file that the builder cannot tell": {
+			dockerfile("FROM alpine:3.20\nADD https://example.com/f /f\n", "name=foo"),
+			still + "this builder cannot tell what https://example.com/f is: use BuildKit 0.25 or later, or give it a --checksum in the Dockerfile",
+		},
 		"an empty image": {dockerfile("FROM scratch\nENV a=b\n", "name=foo"), still + "for linux/amd64 the result is empty"},
 		"too large": {
 			dockerfile("FROM alpine:3.20\n"+noise(20, 50_000)+"RUN true\n", "name=foo"), still + "its definition is too large: entry is too large for the ledger: ",
