@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -215,39 +214,6 @@ func TestSourcePolicy(t *testing.T) {
 	r.cold(t)
 	r.build(t, opt)
 	r.wantNoRequests(t)
-}
-
-// TestFaultyRegistry: each way a registry can fail ends in time, and a name that
-// is remembered does not notice.
-func TestFaultyRegistry(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, testengine.Config{})
-	known := testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM REG/alpine:3.20", "RUN echo faults")}
-	r.build(t, known)
-	for name, fault := range map[string]testregistry.Fault{
-		"401": {Status: 401}, "403": {Status: 403}, "404": {Status: 404},
-		"429": {Status: 429, RetryAfter: time.Second}, "500": {Status: 500}, "hang": {Hang: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r.reg.SetFaults("alpine", fault)
-			r.reg.SetFaults("fresh", fault)
-			defer r.reg.ClearFaults()
-			r.cold(t)
-			testengine.MustBuild(t.Context(), t, r.Buildkitd, known)
-			r.wantNoRequests(t)
-
-			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-			defer cancel()
-			start := time.Now()
-			_, err := testengine.Build(ctx, t, r.Buildkitd, testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM REG/fresh:1")})
-			if err == nil {
-				t.Error("a name nobody knows was built from a registry that fails")
-			}
-			if took := time.Since(start); took > 15*time.Second {
-				t.Errorf("the build ended after %s, the user gave it 8 s", took)
-			}
-		})
-	}
 }
 
 // TestToken: a registry that wants a token first is asked for one once.

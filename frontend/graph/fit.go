@@ -37,11 +37,11 @@ func Fit(def *pb.Definition) error {
 	if err != nil {
 		return err
 	}
-	_, vs, err = terminal(vs)
-	if err != nil {
+	if _, _, err := terminal(vs); err != nil {
 		return err
 	}
-	// Assembling checks that every input is there, and before its user.
+	// Assembling checks that every input is there, and before its user, also
+	// that of the end.
 	if _, err := assemble(def, vs, nil); err != nil {
 		return err
 	}

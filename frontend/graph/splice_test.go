@@ -349,10 +349,13 @@ func TestFitRefusesWhatIsNoDefinition(t *testing.T) {
 	t.Parallel()
 	whole := define(t, llb.Image(pinned("a")).Run(llb.Shlex("true")).Root())
 	for name, change := range map[string]func(*pb.Definition){
-		"nothing":           func(d *pb.Definition) { d.Def = nil },
-		"cut off":           func(d *pb.Definition) { d.Def = d.Def[:len(d.Def)-1] },
-		"a missing input":   func(d *pb.Definition) { d.Def = d.Def[1:] },
-		"another order":     func(d *pb.Definition) { slices.Reverse(d.Def) },
+		"nothing":         func(d *pb.Definition) { d.Def = nil },
+		"cut off":         func(d *pb.Definition) { d.Def = d.Def[:len(d.Def)-1] },
+		"a missing input": func(d *pb.Definition) { d.Def = d.Def[1:] },
+		"another order":   func(d *pb.Definition) { slices.Reverse(d.Def) },
+		"another result": func(d *pb.Definition) {
+			d.Def[len(d.Def)-1], _ = (&pb.Op{Inputs: []*pb.Input{{Digest: "x"}}}).Marshal()
+		},
 		"no op":             func(d *pb.Definition) { d.Def[0] = []byte("x") },
 		"a wrong place":     func(d *pb.Definition) { d.Source.Infos = nil },
 		"a step at the end": func(d *pb.Definition) { d.Def = append(d.Def, d.Def[0]) },

@@ -67,7 +67,7 @@ func (r *rig) strike(t *testing.T, n int, happen func(rnd *rand.Rand, cancel fun
 func TestDaemonKilled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(4, 200)
+	n := times(3, 200)
 	survived, longest := r.strike(t, n, func(*rand.Rand, func()) { r.Kill(t) }, func() { r.Start(t) })
 	measured(t, figure{"buildkitd killed (SIGKILL), started again", n,
 		fmt.Sprintf("the next build was right each time; %d builds had ended before", survived), longest})
@@ -78,7 +78,7 @@ func TestDaemonKilled(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(6, 200)
+	n := times(3, 200)
 	survived, longest := r.strike(t, n, func(_ *rand.Rand, cancel func()) { cancel() }, func() { r.quiet(t) })
 	measured(t, figure{"build cancelled (Ctrl-C)", n,
 		fmt.Sprintf("no process left, the next build was right each time; %d builds had ended before", survived), longest})
@@ -88,7 +88,7 @@ func TestCancelled(t *testing.T) {
 func TestFrontendKilled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(4, 100)
+	n := times(3, 100)
 	killed := 0
 	survived, longest := r.strike(t, n, func(*rand.Rand, func()) {
 		for _, p := range r.Processes() {
@@ -108,7 +108,7 @@ func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{RootSize: "192m"})
 	filler := filepath.Join(r.Root(), "filler")
-	n := times(4, 100)
+	n := times(3, 100)
 	survived, longest := r.strike(t, n, func(rnd *rand.Rand, _ func()) {
 		fill(t, filler, rnd.Int64N(64<<10))
 	}, func() {

@@ -117,7 +117,7 @@ func TestManyNames(t *testing.T) {
 func TestManyBuilds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(24, 100)
+	n := times(12, 100)
 	names := r.bases(t, 8)
 	m := r.meter(t)
 	pull := func(i int) bool { return i%5 == 0 }
@@ -176,7 +176,7 @@ func TestPrunedAllTheTime(t *testing.T) {
 			}
 		}
 	})
-	n := times(6, 300)
+	n := times(4, 300)
 	var longest time.Duration
 	failures := map[string]int{}
 	for i := range n {
@@ -203,7 +203,7 @@ func TestChurn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
 	rnd := random(t)
-	rounds := times(3, 300)
+	rounds := times(2, 300)
 	var longest time.Duration
 	for round := range rounds {
 		r.push(t, "moving:1", fmt.Sprintf("release %d", round))
