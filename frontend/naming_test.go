@@ -414,3 +414,22 @@ func TestMissingSecret(t *testing.T) {
 	fails(t, err, `the named result foo is no longer whole on this builder, and "[foo stage-0 2/3] RUN --mount=type=secret,id=token,required --mount=type=ssh,required fetch", which runs again, `+
 		`wants the secret token and the SSH agent default: give this build --secret id=token,… --ssh default, or build foo again: secret token: not found`, "Dockerfile:2")
 }
+
+// Where both a step and the files that it needs were collected, the error says
+// what to build; the files of the build that asks are never taken instead.
+func TestCollectedContext(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	b.Registry.Push(alpine, fakegateway.Image{})
+	foo := dockerfile("FROM alpine:3.20\nCOPY . /src\n", "name=foo")
+	foo.Locals["context"] = map[string]string{"file": "foo's"}
+	build(t, b, foo)
+	b.PruneContent()
+	what := dockerfile("FROM foo\nCOPY . /bar\n")
+	what.Locals["context"] = map[string]string{"file": "bar's"}
+	_, err := run(t, b, what)
+	fails(t, err, `the named result foo is no longer whole on this builder: the files of its context "context" were collected, so build foo again: `+
+		`process ["/freeze" "take" "sha256:dbf2cd2e38aca341398f5b8746a57b3f6d7a55740abb284e08d44b1a83f71b46"] did not complete successfully: exit code: 4`, "Dockerfile:2")
+	build(t, b, foo)
+	build(t, b, what)
+}

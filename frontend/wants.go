@@ -25,6 +25,10 @@ type WantError struct {
 
 // Error does not unwrap to its cause, as those of package resolve.
 func (e *WantError) Error() string {
+	if e.Want.Context != "" {
+		return fmt.Sprintf("the named result %s is no longer whole on this builder: the files of its context %q were collected, so build %s again: %v",
+			e.Want.Result, e.Want.Context, e.Want.Result, e.Cause)
+	}
 	var wants, flags []string
 	for _, s := range e.Want.Secrets {
 		wants = append(wants, "the secret "+s)

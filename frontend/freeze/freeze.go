@@ -128,7 +128,7 @@ func (f *Freezer) freeze(ctx context.Context, local graph.Part) (*pb.Definition,
 		if err != nil {
 			return nil, err
 		}
-		def, err := f.take(ctx, tree, again)
+		def, err := f.take(ctx, local, tree, again)
 		if err == nil || attempt == attempts || ctx.Err() != nil {
 			return def, err
 		}
@@ -168,12 +168,12 @@ func (f *Freezer) keep(ctx context.Context, local graph.Part, again string) (dig
 }
 
 // take returns the definition whose result is a tree, with the tree in it.
-func (f *Freezer) take(ctx context.Context, tree digest.Digest, again string) (*pb.Definition, error) {
+func (f *Freezer) take(ctx context.Context, local graph.Part, tree digest.Digest, again string) (*pb.Definition, error) {
 	args := []string{"take", tree.String()}
 	if again != "" {
 		args = []string{"lend", tree.String(), again}
 	}
-	run := f.run(args[0]+" "+tree.String(), args)
+	run := f.run(args[0]+" "+tree.String(), args, llb.WithDescription(map[string]string{graph.KeyContext: nameOf(local)}))
 	def, err := f.marshal(ctx, run.AddMount("/out", llb.Scratch()))
 	if err != nil {
 		return nil, err

@@ -13,7 +13,14 @@ type Want struct {
 	Result, Step string
 	// Secrets and SSH are the ids that it mounts.
 	Secrets, SSH []string
+	// Context is the name of the context whose files it holds, if it does.
+	Context string
 }
+
+// KeyContext is the key of a vertex's description that has the name of the
+// context whose files the vertex holds: if they are collected, nobody but the
+// build that sent them can send them again.
+const KeyContext = "localfront.context"
 
 // Wants returns, by the digest of the vertex, what the steps of named results in
 // def want. What a step can do without is left out.
@@ -29,7 +36,7 @@ func Wants(def *pb.Definition) (map[string]Want, error) {
 		if exec == nil || desc[keyResult] == "" {
 			continue
 		}
-		w := Want{Result: desc[keyResult], Step: desc[keyName]}
+		w := Want{Result: desc[keyResult], Step: desc[keyName], Context: desc[KeyContext]}
 		for _, m := range exec.Mounts {
 			if s := m.GetSecretOpt(); s != nil && !s.Optional {
 				w.Secrets = append(w.Secrets, s.ID)
@@ -43,7 +50,7 @@ func Wants(def *pb.Definition) (map[string]Want, error) {
 				w.Secrets = append(w.Secrets, s.ID)
 			}
 		}
-		if len(w.Secrets)+len(w.SSH) > 0 {
+		if len(w.Secrets)+len(w.SSH)+len(w.Context) > 0 {
 			slices.Sort(w.Secrets)
 			w.Secrets = slices.Compact(w.Secrets)
 			wants[v.digest] = w
