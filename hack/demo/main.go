@@ -22,6 +22,7 @@ var scenes = []struct {
 }{
 	{"the complaint: \"load metadata\" on every build, and no build without the network", today},
 	{"with localfront: asked once, then remembered", remembered},
+	{"what this builder built is the base of the next build", named},
 }
 
 func main() {

@@ -87,7 +87,7 @@ func (s *stage) build(args ...string) outcome {
 var (
 	progressLine = regexp.MustCompile(`^#(\d+) (.+)$`)
 	// telling are the vertices worth a reader's time.
-	telling = regexp.MustCompile(`^\[internal\] (load metadata|alpine)|\] RUN `)
+	telling = regexp.MustCompile(`^\[internal\] (load metadata|alpine|foo)|\] RUN `)
 )
 
 // show prints a build's telling lines, errors, and the count of requests.
