@@ -26,7 +26,8 @@ func (c *decorated) used(images []graph.Image) {
 }
 
 // remember writes what the build has learned to the ledger, once it is known
-// to succeed. A build that fails is left for the daemon to report, as with the
+// to succeed; where that is only what registries have answered, it does not wait
+// so long. A build that fails is left for the daemon to report, as with the
 // official frontend.
 func (c *decorated) remember(ctx context.Context, res *client.Result) {
 	images := c.mounted()
@@ -35,10 +36,18 @@ func (c *decorated) remember(ctx context.Context, res *client.Result) {
 	if len(c.names.Learned()) == 0 && !unseen && pending == nil {
 		return
 	}
+	var wg sync.WaitGroup
+	if len(images) == 0 && pending == nil {
+		// There is nothing to wait for: what a registry has answered is as true
+		// for a build that fails.
+		wg.Go(func() { c.memory.write(ctx, c.names.Learned()) })
+		_ = evaluate(ctx, c.bopts, res) // the daemon reports it
+		wg.Wait()
+		return
+	}
 	if err := evaluate(ctx, c.bopts, res); err != nil {
 		return
 	}
-	var wg sync.WaitGroup
 	for _, img := range images {
 		wg.Go(func() { c.names.LookForLayers(ctx, img.ref, img.platform) })
 	}
