@@ -116,6 +116,9 @@ func pageFile(t *testing.T) string {
 func TestPage(t *testing.T) {
 	t.Parallel()
 	seen := readSeen(t)
+	if *update {
+		(&page{}).write(t, seen)
+	}
 	got, err := os.ReadFile(pageFile(t))
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +127,7 @@ func TestPage(t *testing.T) {
 		t.Errorf("docs/engines.md is not what %s says (-want +got):\n%s", seenFile, diff)
 	}
 	for _, r := range rows {
-		for _, s := range scenarios {
+		for _, s := range r.all() {
 			if seen[r.name][s.name] == "" {
 				t.Errorf("%s: nothing is known of %s", r.name, s.name)
 			}
@@ -137,6 +140,14 @@ const pageHead = `# Engines
 What localfront does on each kind of builder. This page is written by
 ` + "`go test ./tests -run TestMatrix -update`" + `, and ` + "`make test`" + ` fails when a builder does
 otherwise. ` + "`make test-engines ENGINE=oci`" + ` runs one row.
+
+`
+
+const roadsHead = `
+## Roads
+
+Ways to get to localfront, and what goes with a build, each tried where it may
+differ.
 
 `
 
@@ -154,6 +165,25 @@ func renderPage(seen map[string]map[string]string) string {
 		fmt.Fprintf(&b, "| %s | %s | `%s` |", r.what, r.driver, r.name)
 		for _, s := range scenarios {
 			fmt.Fprintf(&b, " %s |", notes.cell(seen[r.name][s.name]))
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString(roadsHead)
+	var on []row
+	for _, r := range rows {
+		if len(r.all()) > len(scenarios) {
+			on = append(on, r)
+		}
+	}
+	b.WriteString("| road |")
+	for _, r := range on {
+		fmt.Fprintf(&b, " `%s` |", r.name)
+	}
+	fmt.Fprintf(&b, "\n|---|%s\n", strings.Repeat("---|", len(on)))
+	for _, road := range roads {
+		fmt.Fprintf(&b, "| %s |", road.name)
+		for _, r := range on {
+			fmt.Fprintf(&b, " %s |", notes.cell(seen[r.name][road.name]))
 		}
 		b.WriteString("\n")
 	}

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -19,6 +20,8 @@ const works = "works"
 
 var scenarios = []scenario{
 	{"offline rebuild", offlineRebuild},
+	{"named result", namedResult},
+	{"locked build", lockedBuild},
 	{"tag that moves", movedTag},
 	{"`--pull`", pull},
 	{"`--call`", callVerbs},
@@ -55,6 +58,57 @@ func offlineRebuild(t *testing.T, e *engine) string {
 		return "works; where it can be reached, the engine is asked first"
 	case len(e.requests()) > 0:
 		t.Errorf("with the registry back, it was asked: %q\n%s", e.requests(), out)
+	}
+	return works
+}
+
+// namedResult builds something under a name, and then FROM that name without a
+// registry.
+func namedResult(t *testing.T, e *engine) string {
+	e.base(t, "under:1", "1")
+	e.Write(t, map[string]string{
+		"f":          "mine",
+		"Dockerfile": e.dockerfile("", "FROM REG/under:1", "COPY f /f", "RUN read r < /etc/release; echo $r > /etc/release"),
+	})
+	e.build(t, "--build-arg", "LOCALFRONT_NAME=foo")
+	e.stopRegistry(t)
+	other := *e
+	other.CLI = e.In(t)
+	other.Write(t, map[string]string{
+		"f":          "other",
+		"Dockerfile": e.dockerfile("", "FROM foo AS foo", "FROM scratch", "COPY --from=foo /f /etc/release /"),
+	})
+	out := other.build(t, "-o", "out")
+	wantLine(t, out, "foo:latest named result, built ")
+	if f, r := other.made(t, "f"), other.made(t, "release"); f != "mine" || r != "1\n" {
+		t.Errorf("FROM foo has %q and %q", f, r)
+	}
+	return works
+}
+
+// lockedBuild writes a lock, and builds by it when the tag has moved on.
+func lockedBuild(t *testing.T, e *engine) string {
+	e.base(t, "locked:1", "old")
+	text := e.dockerfile("", "FROM REG/locked:1 AS base", "FROM scratch", "COPY --from=base /etc/release /r")
+	e.Write(t, map[string]string{"Dockerfile": text})
+	locked := []string{"--build-arg", "LOCALFRONT_LOCKED=1", "-o", "out"}
+	if out, err := e.tryBuild(t, locked...); err == nil || !strings.Contains(out, "LOCALFRONT_LOCK=") {
+		t.Errorf("locked without a lock: %v\n%s", err, out)
+	}
+	one := *e
+	one.nodes = nil // the lock is of the build, not of one platform
+	args := []string{"--build-arg", "LOCALFRONT_LOCK=update", "-o", "."}
+	if len(e.nodes) > 0 {
+		args = append(args, "--platform", e.nodes[0])
+	}
+	one.build(t, args...)
+	if got := e.Read(t, "Dockerfile.lock"); !strings.Contains(got, e.reg.Ref("locked:1")) {
+		t.Errorf("the lock has no locked:1:\n%s", got)
+	}
+	e.base(t, "locked:1", "new")
+	wantLine(t, e.build(t, locked...), "locked:1 from Dockerfile.lock")
+	if got := e.made(t, "r"); got != "old\n" {
+		t.Errorf("built on %q, want what is locked", got)
 	}
 	return works
 }
@@ -115,32 +169,53 @@ func callVerbs(t *testing.T, e *engine) string {
 	}
 	e.base(t, "call:1", "1")
 	e.Write(t, map[string]string{"Dockerfile": e.dockerfile("", "FROM REG/call:1 AS final", "ARG A=1", "maintainer me")})
-	verbs := map[string]string{
-		"check":                "MaintainerDeprecated",
-		"check,format=json":    `"ruleName": "MaintainerDeprecated"`,
-		"outline":              "A ",
-		"targets":              "final",
-		"subrequests.describe": "List available subrequest types",
-	}
-	for verb, want := range verbs {
+	call := func(verb string) string {
 		args := []string{"build", "--call=" + verb}
 		if len(e.nodes) > 0 {
 			args = append(args, "--platform", e.nodes[0])
 		}
 		// A check that has something to say exits with 1.
 		out, _ := e.Buildx(t, append(args, ".")...)
-		wantLine(t, out, want)
-		if strings.Contains(out, "docker/dockerfile") {
-			t.Errorf("--call=%s was answered by another frontend:\n%s", verb, out)
+		if strings.Contains(out, "docker/dockerfile") || strings.Contains(out, "ERROR: ") {
+			t.Errorf("--call=%s was answered by another frontend, or not at all:\n%s", verb, out)
 		}
+		return out
+	}
+	says := map[string]string{"frontend.lint": "MaintainerDeprecated", "frontend.outline": "A ", "frontend.targets": "final", "frontend.names": ""}
+	for _, verb := range verbs(t, call("subrequests.describe,format=json")) {
+		// buildx has a name of its own for lint.
+		out := call(strings.Replace(strings.TrimPrefix(verb, "frontend."), "lint", "check", 1))
+		wantLine(t, out, says[verb])
+		delete(says, verb)
+	}
+	if len(says) > 0 {
+		t.Errorf("not in the list of verbs: %q", says)
 	}
 	return works
+}
+
+// verbs are the names in the list of subrequests that a client prints after the
+// progress.
+func verbs(t *testing.T, out string) []string {
+	t.Helper()
+	_, list, _ := strings.Cut(out, "\n[\n")
+	var all []struct {
+		Name string `json:"name"`
+	}
+	if err := json.NewDecoder(strings.NewReader("[" + list)).Decode(&all); err != nil {
+		t.Fatalf("the list of verbs: %v\n%s", err, out)
+	}
+	var names []string
+	for _, v := range all {
+		names = append(names, v.Name)
+	}
+	return names
 }
 
 // imageStore: what the user has built or pulled into the engine's image store
 // is what FROM takes.
 func imageStore(t *testing.T, e *engine) string {
-	if e.store == nil {
+	if !e.store {
 		return "not possible: this driver has no image store; a build can be named instead"
 	}
 	for _, text := range []string{"one", "two"} {
@@ -155,7 +230,7 @@ func imageStore(t *testing.T, e *engine) string {
 		t.Errorf("built on %q", got)
 	}
 	e.base(t, "pulled:1", "new")
-	if _, err := e.store.API(t.Context(), http.MethodPost, fmt.Sprintf("/images/create?fromImage=%s&tag=1", e.reg.Ref("pulled")), nil); err != nil {
+	if _, err := e.docker.API(t.Context(), http.MethodPost, fmt.Sprintf("/images/create?fromImage=%s&tag=1", e.reg.Ref("pulled")), nil); err != nil {
 		t.Fatal(err)
 	}
 	e.stopRegistry(t)

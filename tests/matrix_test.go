@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,10 +16,11 @@ import (
 type engine struct {
 	*testengine.CLI
 	rig
-	restart func(t *testing.T) // makes the builder forget its connections
-	store   *testengine.Dockerd
-	own     bool     // Docker's client builds by itself, without buildx
-	nodes   []string // the platforms of a builder with several nodes
+	restart func(t *testing.T)  // makes the builder forget its connections
+	docker  *testengine.Dockerd // nil where there is only a buildkitd
+	store   bool                // FROM sees docker's images
+	own     bool                // Docker's client builds by itself, without buildx
+	nodes   []string            // the platforms of a builder with several nodes
 }
 
 // row is one kind of builder.
@@ -30,7 +32,7 @@ type row struct {
 }
 
 var rows = []row{
-	{"oci", "buildkitd, OCI worker", "remote", buildkitd(testengine.Config{})},
+	{"oci", "buildkitd, OCI worker", "remote, buildctl", fenced},
 	{"containerd", "buildkitd, containerd worker", "remote", buildkitd(testengine.Config{Worker: testengine.Containerd})},
 	{"rootless", "buildkitd, rootless", "remote", buildkitd(testengine.Config{Rootless: true})},
 	{"v0.12", "buildkitd v0.12", "remote", buildkitd(testengine.Config{Release: testengine.BuildKit012})},
@@ -41,6 +43,17 @@ var rows = []row{
 	{"graph-container", "dockerd, graph driver", "docker-container", dockerContainer(testengine.DockerdConfig{ImageStore: testengine.GraphDriver})},
 	{"docker-20.10", "dockerd 20.10 (BuildKit 0.8), its own client", "DOCKER_BUILDKIT=1", docker2010},
 	{"docker-20.10-buildx", "dockerd 20.10 (BuildKit 0.8), today's buildx", "docker", dockerDriver(testengine.DockerdConfig{Release: testengine.Docker2010})},
+}
+
+// all are the scenarios and roads of a row.
+func (r row) all() []scenario {
+	all := slices.Clone(scenarios)
+	for _, road := range roads {
+		if slices.Contains(road.on, r.name) {
+			all = append(all, road.scenario)
+		}
+	}
+	return all
 }
 
 func buildkitd(config testengine.Config) func(t *testing.T, e *engine) {
@@ -68,23 +81,23 @@ func twoNodes(t *testing.T, e *engine) {
 	e.MustBuildx(t, "create", "--append", "--name", e.Builder, "--driver", "remote", "--platform", e.nodes[1], arm.Addr())
 }
 
-func dockerd(t *testing.T, e *engine, config testengine.DockerdConfig) *testengine.Dockerd {
+func dockerd(t *testing.T, e *engine, config testengine.DockerdConfig) {
 	config.Insecure = []string{e.reg.Host()}
-	d := testengine.StartDockerd(t, config)
-	e.restart = func(t *testing.T) { d.Restart(t) }
-	return d
+	e.docker = testengine.StartDockerd(t, config)
+	e.restart = func(t *testing.T) { e.docker.Restart(t) }
 }
 
 func dockerDriver(config testengine.DockerdConfig) func(t *testing.T, e *engine) {
 	return func(t *testing.T, e *engine) {
-		e.store = dockerd(t, e, config)
-		e.CLI = e.store.CLI(t)
+		dockerd(t, e, config)
+		e.CLI, e.store = e.docker.CLI(t), true
 	}
 }
 
 func dockerContainer(config testengine.DockerdConfig) func(t *testing.T, e *engine) {
 	return func(t *testing.T, e *engine) {
-		e.CLI = dockerd(t, e, config).DockerContainerBuilder(t)
+		dockerd(t, e, config)
+		e.CLI = e.docker.DockerContainerBuilder(t)
 	}
 }
 
@@ -106,7 +119,7 @@ func TestMatrix(t *testing.T) {
 			r.start(t, e)
 			// What buildx asks for by itself is a road of its own.
 			e.Env = append(e.Env, "BUILDX_NO_DEFAULT_ATTESTATIONS=1")
-			for _, s := range scenarios {
+			for _, s := range r.all() {
 				t.Run(s.name, func(t *testing.T) {
 					scene := *e
 					scene.CLI = e.In(t)

@@ -20,6 +20,7 @@ type CLI struct {
 	Builder string   // BUILDX_BUILDER; when empty, the docker driver
 	Dir     string   // working directory
 	Env     []string // added to its environment, later ones win
+	Stdin   string
 
 	bin    string
 	config string // configuration of buildx and docker
@@ -78,6 +79,20 @@ func (c *CLI) Docker(t testing.TB, args ...string) (string, error) {
 	return c.run(t.Context(), Bin(t, filepath.Join(string(Docker2010), "docker")), args...)
 }
 
+// UseBuildx lets Docker build with the plugin, as "docker buildx install" does.
+func (c *CLI) UseBuildx(t testing.TB) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.config, "config.json"), []byte(`{"aliases":{"builder":"buildx"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Buildctl runs BuildKit's own client on a daemon.
+func (c *CLI) Buildctl(t testing.TB, d *Buildkitd, args ...string) (string, error) {
+	t.Helper()
+	return c.run(t.Context(), Bin(t, "buildctl"), append([]string{"--addr", d.Addr()}, args...)...)
+}
+
 // In returns the same client in an empty working directory of its own.
 func (c *CLI) In(t testing.TB) *CLI {
 	t.Helper()
@@ -107,6 +122,7 @@ func (c *CLI) runOnce(ctx context.Context, name string, args ...string) (string,
 		// Metadata files and git labels depend on where the tests run.
 		"BUILDX_GIT_INFO=false",
 	}, c.Env...)
+	cmd.Stdin = strings.NewReader(c.Stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
