@@ -39,100 +39,104 @@ func made(names ...string) *ledger.Result {
 	return r
 }
 
+const notThere = " (and no build on this builder was named foo: name one with name=foo on its # syntax= line or --build-arg LOCALFRONT_NAME=foo)"
+
+// namedResults are names, what builds were given them, and who answers.
+var namedResults = []struct {
+	name    string
+	ask     string // foo if empty
+	query   Query
+	results results
+	mem     memory
+	opts    Options
+	down    bool
+	calls   []string
+	config  string
+	err     string
+}{
+	{
+		name: "a named result", results: results{fooKey: built("linux/amd64")},
+		calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+	{
+		name: "--pull does not matter", results: results{fooKey: built("linux/amd64")}, query: Query{Mode: Pull},
+		calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+	{
+		name: "nor does offline", results: results{fooKey: built("linux/amd64")}, opts: Options{Offline: true},
+		calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+	{
+		name: "memory is passed over", results: results{alpine: built("linux/amd64")}, ask: "alpine:3.20", mem: remembering(time.Hour, ledger.Here),
+		calls: []string{"show [internal] alpine:3.20 named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+	{
+		name: "another tag", results: results{fooKey: built("linux/amd64")}, ask: "foo:1", down: true,
+		calls: []string{"ask foo:1 amd64"}, err: "the registry is down" + strings.ReplaceAll(notThere, "foo", "foo:1"),
+	},
+	{
+		name: "a digest has no result", results: results{fooKey: built("linux/amd64")}, ask: "foo@" + was.String(), down: true,
+		calls: []string{"ask foo@WAS amd64"}, err: "the registry is down",
+	},
+	{
+		name: "a source policy governs the name", results: results{fooKey: built("linux/amd64")}, mem: memory{governed: true}, down: true,
+		calls: []string{"ask foo:latest amd64"}, err: "the registry is down",
+	},
+	{
+		name: "another platform", results: results{fooKey: built("linux/amd64", "linux/arm/v7")}, query: Query{Platform: arm64},
+		err: "foo:latest was built on this builder for linux/amd64, linux/arm/v7, not for linux/arm64: build it with --platform linux/amd64,linux/arm/v7,linux/arm64",
+	},
+	{
+		name: "another variant", results: results{fooKey: built("linux/arm/v6", "linux/arm/v7", "linux/amd64")},
+		query: Query{Platform: platforms.MustParse("linux/arm/v8")},
+		calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/arm/v7"}`,
+	},
+	{
+		name: "one's own name", results: results{fooKey: built("linux/amd64")}, opts: Options{Own: []string{fooKey}}, down: true,
+		calls: []string{"ask foo:latest amd64"}, err: "the registry is down" + notThere,
+	},
+	{
+		name: "one's own local name", ask: "localhost/foo", opts: Options{Own: []string{localKey}},
+		err: "a build named localhost/foo:latest cannot be made from localhost/foo:latest: give one of them another name",
+	},
+	{
+		name: "a local name", ask: "localhost/foo", results: results{localKey: built("linux/amd64")},
+		calls: []string{"show [internal] localhost/foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+	{
+		name: "a local name that is not known", ask: "localhost/fob",
+		results: results{localKey: built(), "docker.io/library/far:latest": built(), "localhost/foo:1": built()},
+		err: "localhost/fob:latest is not known on this builder, and names under localhost/ are never asked of a registry (known are localhost/foo, localhost/foo:1, far): " +
+			"build it with name=localhost/fob:latest on its # syntax= line or --build-arg LOCALFRONT_NAME=localhost/fob:latest",
+	},
+	{
+		name: "a local name on a new builder", ask: "localhost/fob",
+		err: "localhost/fob:latest is not known on this builder, and names under localhost/ are never asked of a registry (this builder has no named results): " +
+			"build it with name=localhost/fob:latest on its # syntax= line or --build-arg LOCALFRONT_NAME=localhost/fob:latest",
+	},
+	{
+		name: "a registry on this machine", ask: "localhost:5000/foo", down: true,
+		calls: []string{"ask localhost:5000/foo:latest amd64"}, err: "the registry is down" + strings.ReplaceAll(notThere, "foo", "localhost:5000/foo"),
+	},
+	{
+		name: "a short cycle", results: results{fooKey: made("docker.io/library/a:latest")}, opts: Options{Own: []string{"docker.io/library/a:latest"}},
+		err: "named results in a cycle: a is made from foo, which was made from a: give one of them another name",
+	},
+	{
+		name:    "a long cycle",
+		results: results{fooKey: made("docker.io/library/b:1", "docker.io/team/c:latest", "docker.io/library/a:latest")},
+		opts:    Options{Own: []string{"docker.io/library/x:latest", "docker.io/library/a:latest"}},
+		err:     "named results in a cycle: a is made from foo, which was made from b:1, which was made from team/c, which was made from a: give one of them another name",
+	},
+	{
+		name: "no cycle", results: results{fooKey: made("docker.io/library/b:1", "docker.io/library/b:1")}, opts: Options{Own: []string{"docker.io/library/a:latest"}},
+		calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
+	},
+}
+
 func TestNamedResults(t *testing.T) {
 	t.Parallel()
-	const notThere = " (and no build on this builder was named foo: name one with name=foo on its # syntax= line or --build-arg LOCALFRONT_NAME=foo)"
-	for _, tt := range []struct {
-		name    string
-		ask     string // foo if empty
-		query   Query
-		results results
-		mem     memory
-		opts    Options
-		down    bool
-		calls   []string
-		config  string
-		err     string
-	}{
-		{
-			name: "a named result", results: results{fooKey: built("linux/amd64")},
-			calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-		{
-			name: "--pull does not matter", results: results{fooKey: built("linux/amd64")}, query: Query{Mode: Pull},
-			calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-		{
-			name: "nor does offline", results: results{fooKey: built("linux/amd64")}, opts: Options{Offline: true},
-			calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-		{
-			name: "memory is passed over", results: results{alpine: built("linux/amd64")}, ask: "alpine:3.20", mem: remembering(time.Hour, ledger.Here),
-			calls: []string{"show [internal] alpine:3.20 named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-		{
-			name: "another tag", results: results{fooKey: built("linux/amd64")}, ask: "foo:1", down: true,
-			calls: []string{"ask foo:1 amd64"}, err: "the registry is down" + strings.ReplaceAll(notThere, "foo", "foo:1"),
-		},
-		{
-			name: "a digest has no result", results: results{fooKey: built("linux/amd64")}, ask: "foo@" + was.String(), down: true,
-			calls: []string{"ask foo@WAS amd64"}, err: "the registry is down",
-		},
-		{
-			name: "a source policy governs the name", results: results{fooKey: built("linux/amd64")}, mem: memory{governed: true}, down: true,
-			calls: []string{"ask foo:latest amd64"}, err: "the registry is down",
-		},
-		{
-			name: "another platform", results: results{fooKey: built("linux/amd64", "linux/arm/v7")}, query: Query{Platform: arm64},
-			err: "foo:latest was built on this builder for linux/amd64, linux/arm/v7, not for linux/arm64: build it with --platform linux/amd64,linux/arm/v7,linux/arm64",
-		},
-		{
-			name: "another variant", results: results{fooKey: built("linux/arm/v6", "linux/arm/v7", "linux/amd64")},
-			query: Query{Platform: platforms.MustParse("linux/arm/v8")},
-			calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/arm/v7"}`,
-		},
-		{
-			name: "one's own name", results: results{fooKey: built("linux/amd64")}, opts: Options{Own: []string{fooKey}}, down: true,
-			calls: []string{"ask foo:latest amd64"}, err: "the registry is down" + notThere,
-		},
-		{
-			name: "one's own local name", ask: "localhost/foo", opts: Options{Own: []string{localKey}},
-			err: "a build named localhost/foo:latest cannot be made from localhost/foo:latest: give one of them another name",
-		},
-		{
-			name: "a local name", ask: "localhost/foo", results: results{localKey: built("linux/amd64")},
-			calls: []string{"show [internal] localhost/foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-		{
-			name: "a local name that is not known", ask: "localhost/fob",
-			results: results{localKey: built(), "docker.io/library/far:latest": built(), "localhost/foo:1": built()},
-			err: "localhost/fob:latest is not known on this builder, and names under localhost/ are never asked of a registry (known are localhost/foo, localhost/foo:1, far): " +
-				"build it with name=localhost/fob:latest on its # syntax= line or --build-arg LOCALFRONT_NAME=localhost/fob:latest",
-		},
-		{
-			name: "a local name on a new builder", ask: "localhost/fob",
-			err: "localhost/fob:latest is not known on this builder, and names under localhost/ are never asked of a registry (this builder has no named results): " +
-				"build it with name=localhost/fob:latest on its # syntax= line or --build-arg LOCALFRONT_NAME=localhost/fob:latest",
-		},
-		{
-			name: "a registry on this machine", ask: "localhost:5000/foo", down: true,
-			calls: []string{"ask localhost:5000/foo:latest amd64"}, err: "the registry is down" + strings.ReplaceAll(notThere, "foo", "localhost:5000/foo"),
-		},
-		{
-			name: "a short cycle", results: results{fooKey: made("docker.io/library/a:latest")}, opts: Options{Own: []string{"docker.io/library/a:latest"}},
-			err: "named results in a cycle: a is made from foo, which was made from a: give one of them another name",
-		},
-		{
-			name:    "a long cycle",
-			results: results{fooKey: made("docker.io/library/b:1", "docker.io/team/c:latest", "docker.io/library/a:latest")},
-			opts:    Options{Own: []string{"docker.io/library/x:latest", "docker.io/library/a:latest"}},
-			err:     "named results in a cycle: a is made from foo, which was made from b:1, which was made from team/c, which was made from a: give one of them another name",
-		},
-		{
-			name: "no cycle", results: results{fooKey: made("docker.io/library/b:1", "docker.io/library/b:1")}, opts: Options{Own: []string{"docker.io/library/a:latest"}},
-			calls: []string{"show [internal] foo:latest named result, built 2 minutes ago"}, config: `{"for":"linux/amd64"}`,
-		},
-	} {
+	for _, tt := range namedResults {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := &builder{tag: is, down: tt.down}
