@@ -370,7 +370,9 @@ func TestLockRemotes(t *testing.T) {
 		wantLine(t, text, want)
 	}
 	wantLine(t, said, "/tool: new, sha256:")
-	both := func(t *testing.T) string { return l.out(t, "tool") + " " + strings.TrimSpace(l.CLI.Read(t, "out/src/file")) }
+	both := func(t *testing.T) string {
+		return l.out(t, "tool") + " " + strings.TrimSpace(l.CLI.Read(t, "out/src/file"))
+	}
 	if got := both(t); got != "one one" {
 		t.Errorf("built %q", got)
 	}
