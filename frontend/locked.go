@@ -157,23 +157,32 @@ func namingArgs(text []byte) map[string]bool {
 		}
 	}
 	for _, stage := range stages {
-		var declared []string
-		for _, cmd := range stage.Commands {
-			switch cmd := cmd.(type) {
-			case *instructions.ArgCommand:
-				for _, a := range cmd.Args {
-					declared = append(declared, a.Key)
-				}
-			case *instructions.AddCommand:
-				for _, name := range declared {
-					for _, src := range cmd.SourcePaths {
-						if strings.Contains(src, "$"+name) || strings.Contains(src, "${"+name) {
-							args[name] = true
-						}
-					}
-				}
-			}
+		for _, name := range addArgs(stage) {
+			args[name] = true
 		}
 	}
 	return args
+}
+
+// addArgs returns the build args of a stage that the sources of an ADD have in
+// them.
+func addArgs(stage instructions.Stage) (used []string) {
+	var declared, sources []string
+	for _, cmd := range stage.Commands {
+		switch cmd := cmd.(type) {
+		case *instructions.ArgCommand:
+			for _, a := range cmd.Args {
+				declared = append(declared, a.Key)
+			}
+		case *instructions.AddCommand:
+			sources = append(sources, cmd.SourcePaths...)
+		}
+	}
+	all := strings.Join(sources, " ")
+	for _, name := range declared {
+		if strings.Contains(all, "$"+name) || strings.Contains(all, "${"+name) {
+			used = append(used, name)
+		}
+	}
+	return used
 }

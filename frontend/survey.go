@@ -127,9 +127,7 @@ func (c *decorated) survey(ctx context.Context, ask answerer) (*survey, error) {
 			return nil, err
 		}
 	}
-	if err := s.frontend(ctx, out); err != nil {
-		return nil, err
-	}
+	s.frontend(ctx)
 	for _, u := range s.seen {
 		if was, ok := out.uses[u.Key]; ok {
 			u.places = was.places
@@ -145,28 +143,27 @@ func (c *decorated) survey(ctx context.Context, ask answerer) (*survey, error) {
 // frontend adds the image of the # syntax= line if that is by tag. BuildKit has
 // resolved it before localfront ran, so nothing can hold it to a pin but the
 // line itself.
-func (s *surveyor) frontend(ctx context.Context, out *survey) error {
+func (s *surveyor) frontend(ctx context.Context) {
 	word, _, _ := strings.Cut(strings.TrimSpace(s.syntax()), " ")
 	named, err := reference.ParseNormalizedNamed(word)
 	if err != nil {
-		return nil //nolint:nilerr // a frontend that is no image
+		return // a frontend that is no image
 	}
 	named = reference.TagNameOnly(named)
 	if _, carries := named.(reference.Canonical); carries {
-		return nil
+		return
 	}
 	k := lockfile.Key{Kind: lockfile.Image, Name: named.String()}
 	if _, ok := s.seen[k.Name]; ok {
-		return nil
+		return
 	}
 	q := resolve.Query{Name: named, Platform: s.defaultPlatform(), Step: "[internal]"}
 	a, err := s.ask(ctx, q)
 	if err != nil {
 		s.builder.warnOnce(ctx, "syntax", fmt.Sprintf("the image of the # syntax= line is not in the lock: %v", err))
-		return nil
+		return
 	}
 	s.seen[k.Name] = &use{Key: k, answer: a, queries: []resolve.Query{q}, optional: true}
-	return nil
 }
 
 // syntax returns the # syntax= line, or the frontend's image where there is
