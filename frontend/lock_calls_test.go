@@ -45,7 +45,9 @@ func TestCallCheck(t *testing.T) {
 	now := b.Registry.Push("base:1", fakegateway.Image{Content: "now"}).String()
 	syntax := b.Registry.Push("ghcr.io/org/localfront:latest", fakegateway.Image{Content: "localfront"}).String()
 	lock := lockOf(t, "Dockerfile.lock", "image", "base:1", was, "image", "gone", was, "image", "ghcr.io/org/localfront", syntax)
-	var got struct{ Missing, Stale, Unused, Unknown []struct{ Name, Was, Now string } }
+	var got struct {
+		Missing, Stale, Unused, Unknown []struct{ Name, Was, Now string }
+	}
 	text, status := call(t, b, beside(dockerfile(twoBases, "locked"), "Dockerfile.lock", lock), "lock.check", &got)
 	equal(t, "text", text, "Dockerfile.lock: 3 pins, 1 missing, 1 stale, 1 unused\n"+
 		"missing  base:2       line 2\n"+
