@@ -76,7 +76,7 @@ func decorate(c client.Client, opts options) *decorated {
 	d.bopts = bopts
 	_, provenance := given[keyProvenance]
 	_, subrequest := given[keyRequestID]
-	stores := bopts.LLBCaps.Supports(pb.CapSourceOCILayout) == nil
+	stores := hasStores(bopts)
 	// Provenance calls an image from a store by another name than one from a
 	// registry, so where it is requested the image stays with the registry
 	// unless that must not be reached.

@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/worker/label"
 
 	"github.com/org/localfront/frontend/resolve"
@@ -19,6 +20,14 @@ func resolveMode(asked string, workers []client.WorkerInfo) resolve.Mode {
 		return mode
 	}
 	return resolve.Local
+}
+
+// hasStores reports whether the builder can take images from a content store.
+// Docker's engine says so of itself, but its worker on graph drivers, which does
+// not say what executes its steps as BuildKit's own do, cannot.
+func hasStores(bopts client.BuildOpts) bool {
+	w := bopts.Workers
+	return bopts.LLBCaps.Supports(pb.CapSourceOCILayout) == nil && len(w) > 0 && w[0].Labels[label.Executor] != ""
 }
 
 // hasImageStore reports whether the builder is Docker's engine. BuildKit's own
