@@ -32,32 +32,32 @@ func TestBlackHole(t *testing.T) {
 		return time.Since(start)
 	}
 	timed()
-	var ratios []float64
-	for pair := range 7 {
-		up := timed()
+	// Whatever waits for a connection waits in each build, and for a second at
+	// least: that is when TCP sends its first packet again. What other work on
+	// the machine costs is left out by taking the fastest builds.
+	var ups, downs []time.Duration
+	for range 7 {
+		ups = append(ups, timed())
 		if err := images.BlackHole(); err != nil {
 			t.Fatal(err)
 		}
-		down := timed()
-		// A connection that is waited for costs a second at least: that is when
-		// TCP sends its first packet again.
-		if down > up+900*time.Millisecond {
-			t.Errorf("pair %d: with a black hole the build takes %s, with the registry %s", pair, down, up)
-		}
-		ratios = append(ratios, down.Seconds()/up.Seconds())
+		downs = append(downs, timed())
 		if err := images.Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	slices.Sort(ratios)
-	t.Logf("offline, black hole against registry, %d pairs: median ratio %.2f, from %.2f to %.2f",
-		len(ratios), ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+	up, down := slices.Min(ups), slices.Min(downs)
+	t.Logf("offline, the fastest of %d builds: %s with a black hole, %s with the registry", len(ups), down, up)
+	if down > up+900*time.Millisecond {
+		t.Errorf("with a black hole the builds take %s, with the registry %s", downs, ups)
+	}
 
 	r.Restart(t)
 	if err := images.BlackHole(); err != nil {
 		t.Fatal(err)
 	}
-	if took := timed(); took > 5*time.Second {
+	// BuildKit gives a connection up after 30 seconds.
+	if took := timed(); took > 20*time.Second {
 		t.Errorf("on a restarted daemon the build takes %s", took)
 	}
 }
