@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -24,6 +25,8 @@ type road struct {
 var roads = []road{
 	{scenario{"`docker build`, buildx", dockerBuild}, []string{"docker"}},
 	{scenario{"`buildx bake`", bake}, []string{"oci", "docker", "docker-container"}},
+	{scenario{"`FROM` a name as in the complaint", complaint}, []string{"oci", "docker-container"}},
+	{scenario{"`BUILDKIT_SYNTAX` and a name in `buildx bake`", bakedName}, []string{"oci"}},
 	{scenario{"`buildctl build`", buildctl}, []string{"oci"}},
 	{scenario{"`BUILDKIT_SYNTAX`", syntaxArg}, []string{"oci", "docker"}},
 	{scenario{"`# syntax=` by tag", syntaxTag}, []string{"oci", "docker"}},
@@ -267,6 +270,61 @@ func denied(t *testing.T, e *engine) string {
 	e.Env = append(e.Env[:len(e.Env):len(e.Env)], "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY="+filepath.Join(e.Dir, "policy.json"))
 	if out, err := e.tryBuild(t); err == nil || !strings.Contains(out, "denied by policy") {
 		t.Errorf("what a policy denies: %v\n%s", err, out)
+	}
+	return works
+}
+
+// complaint plays complaint 2: two Dockerfiles, as they are there but for the
+// syntax line and the registry of alpine, and buildx as it comes.
+func complaint(t *testing.T, e *engine) string {
+	e.Env = nil
+	e.base(t, "alpine", "1")
+	e.Write(t, map[string]string{
+		"Dockerfile.foo": e.dockerfile("name=foo", "FROM REG/alpine", "", "RUN touch foo"),
+		"Dockerfile.bar": e.dockerfile("", "FROM foo", "", "RUN touch bar"),
+	})
+	built := func(name string) (string, []string) {
+		out := testengine.ExportOCI(t)
+		text := e.build(t, "-f", "Dockerfile."+name, "-t", name, "-o", "type=oci,dest="+out.Path())
+		return text, layers(t, out.Image(t, "linux/amd64"))
+	}
+	_, foo := built("foo")
+	e.reg.Reset()
+	for range 2 { // where the registry would count requests, and without it
+		out, bar := built("bar")
+		wantLine(t, out, "foo:latest named result, built ")
+		if step := regexp.MustCompile(`\n(#\d+) \[foo 2/2\] RUN touch foo\n`).FindStringSubmatch(out); step == nil {
+			t.Errorf("foo's step is not part of bar:\n%s", out)
+		} else {
+			wantLine(t, out, "\n"+step[1]+" CACHED\n")
+		}
+		startsWith(t, bar, foo)
+		e.wantNoRequests(t)
+		e.stopRegistry(t)
+	}
+	return works
+}
+
+// bakedName bakes what has a name, and then in another run what is made from it.
+func bakedName(t *testing.T, e *engine) string {
+	e.base(t, "road:1", "1")
+	e.Write(t, map[string]string{
+		"foo/Dockerfile": strings.Join([]string{"FROM " + e.reg.Ref("road:1"), "COPY f /f", ""}, "\n"), "foo/f": "foo's",
+		"bar/Dockerfile": e.dockerfile("", "FROM localhost/baked AS foo", "FROM scratch", "COPY --from=foo /f /"), "bar/f": "bar's",
+		"foo.hcl": `target "default" {
+  context = "foo"
+  args = { BUILDKIT_SYNTAX = "` + e.frontend + `", LOCALFRONT_NAME = "localhost/baked" }
+}`,
+		"bar.hcl": `target "default" {
+  context = "bar"
+  output = ["out"]
+}`,
+	})
+	e.MustBuildx(t, "bake", "-f", "foo.hcl")
+	e.stopRegistry(t)
+	wantLine(t, e.MustBuildx(t, "bake", "-f", "bar.hcl", "--allow=fs.write=out"), "localhost/baked:latest named result, built ")
+	if got := e.Read(t, "out/f"); got != "foo's" {
+		t.Errorf("baked %q", got)
 	}
 	return works
 }

@@ -14,6 +14,16 @@ import (
 // image.
 func materials(t *testing.T, export *testengine.OCIExport) []string {
 	t.Helper()
+	var uris []string
+	for _, statement := range statements(t, export) {
+		uris = append(uris, materialURIs(t, statement)...)
+	}
+	return uris
+}
+
+// statements returns the attestations of an exported image.
+func statements(t *testing.T, export *testengine.OCIExport) [][]byte {
+	t.Helper()
 	dir := layout.Path(export.Layout(t))
 	top, err := dir.ImageIndex()
 	if err != nil {
@@ -27,7 +37,7 @@ func materials(t *testing.T, export *testengine.OCIExport) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var uris []string
+	var all [][]byte
 	for _, d := range m.Manifests {
 		if d.Annotations["vnd.docker.reference.type"] != "attestation-manifest" {
 			continue
@@ -45,10 +55,10 @@ func materials(t *testing.T, export *testengine.OCIExport) []string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			uris = append(uris, materialURIs(t, dt)...)
+			all = append(all, dt)
 		}
 	}
-	return uris
+	return all
 }
 
 // materialURIs reads an in-toto statement with SLSA provenance, v0.2 or v1.

@@ -39,6 +39,9 @@ func ExportOCI(t testing.TB) *OCIExport {
 	return e
 }
 
+// Path is where a client that is told so has to write the tar file.
+func (e *OCIExport) Path() string { return e.path }
+
 // Layout unpacks the tar file and returns the layout's directory.
 func (e *OCIExport) Layout(t testing.TB) string {
 	t.Helper()
