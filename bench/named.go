@@ -27,7 +27,9 @@ target "bar" {
   contexts = { foo = "target:foo" }
 }
 `, b.project(b.theirs, foo...), b.project(b.theirs, bar("foo")...)))
-	bake := turn{run: func() { b.cli.MustBuildx(b, "bake", "--allow=fs.read=*", "--file", filepath.Join(dir, "docker-bake.hcl"), "bar") }}
+	bake := turn{run: func() {
+		b.cli.MustBuildx(b, "bake", "--allow=fs.read=*", "--file", filepath.Join(dir, "docker-bake.hcl"), "bar")
+	}}
 	b.compare(row{id: "f.1", what: "foo, then bar FROM foo; theirs: bake", target: "≤ 1.00"}, bake, ours)
 
 	onlyBar := b.building(b.project(b.ours, bar("foo")...))
