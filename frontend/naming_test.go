@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -325,8 +326,9 @@ func noise(lines, length int) string {
 	return text.String()
 }
 
-// planted writes a result as any frontend on the builder could.
-func planted(t *testing.T, b *fakegateway.Builder, name string, r ledger.Result) {
+// planted writes a result as any frontend on the builder could, with change made
+// to what is stored.
+func planted(t *testing.T, b *fakegateway.Builder, name string, r ledger.Result, change func(string) string) {
 	t.Helper()
 	s := b.Session(fakegateway.Build{})
 	defer s.Close()
@@ -334,7 +336,7 @@ func planted(t *testing.T, b *fakegateway.Builder, name string, r ledger.Result)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ledger.New(client.Client(c), nil)
+	l, err := ledger.New(&changing{Client: c, change: change}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,18 +345,70 @@ func planted(t *testing.T, b *fakegateway.Builder, name string, r ledger.Result)
 	}
 }
 
+// changing is a client that changes the first result that is written through it.
+type changing struct {
+	client.Client
+	change func(string) string
+}
+
+// Solve relies on a write being one step and the vertex that names it.
+func (c *changing) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	def := req.Definition
+	write := &pb.Op{}
+	if at := len(def.GetDef()) - 2; at >= 0 && c.change != nil {
+		if err := write.UnmarshalVT(def.Def[at]); err != nil {
+			return nil, err
+		}
+		env := write.GetExec().GetMeta().GetProxyEnv()
+		if !strings.Contains(env.GetHttpProxy(), `"platforms"`) {
+			return c.Client.Solve(ctx, req)
+		}
+		env.HttpProxy, c.change = c.change(env.HttpProxy), nil
+		step, err := write.MarshalVT()
+		if err != nil {
+			return nil, err
+		}
+		is, was := digest.FromBytes(step).String(), digest.FromBytes(def.Def[at]).String()
+		last, err := (&pb.Op{Inputs: []*pb.Input{{Digest: is}}}).MarshalVT()
+		if err != nil {
+			return nil, err
+		}
+		def = def.CloneVT()
+		def.Def, def.Metadata[is] = append(def.Def[:at], step, last), def.Metadata[was]
+		delete(def.Metadata, was)
+		req.Definition = def
+	}
+	return c.Client.Solve(ctx, req)
+}
+
 func TestUnusableRecordCountsAsAbsent(t *testing.T) {
 	t.Parallel()
-	b := fooed(t)
-	planted(t, b, "docker.io/library/foo:latest", ledger.Result{Platforms: map[string]ledger.Build{"linux/amd64": {Definition: []byte("x"), Config: []byte("{}")}}})
-	_, err := run(t, b, bar)
-	if err == nil || !strings.Contains(err.Error(), "no build on this builder was named foo") {
-		t.Errorf("error %v", err)
-	}
-	w := b.Warnings()
-	const want = "what was built as foo on this builder cannot be used, so it counts as unknown: build it again: for linux/amd64: invalid definition: "
-	if len(w) != 1 || !strings.HasPrefix(w[0], want) {
-		t.Errorf("warnings %q, want %s", w, want)
+	build := ledger.Build{Definition: []byte("x"), Config: []byte("{}")}
+	for name, tt := range map[string]struct {
+		change func(string) string
+		want   string
+	}{
+		"no definition":   {nil, "for linux/amd64: invalid definition: "},
+		"truncated":       {func(v string) string { return v[:len(v)/2] }, "ledger value: unexpected end of JSON input"},
+		"without its end": {func(v string) string { return v[:len(v)-1] }, "ledger value: the definition for linux/amd64 is cut off"},
+		"of a newer version": {
+			func(v string) string { return strings.Replace(v, `"version":1`, `"version":2`, 1) }, "ledger value: version 2, want 1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := fooed(t)
+			planted(t, b, "docker.io/library/foo:latest", ledger.Result{Platforms: map[string]ledger.Build{"linux/amd64": build}}, tt.change)
+			_, err := run(t, b, bar)
+			if err == nil || !strings.Contains(err.Error(), "no build on this builder was named foo") {
+				t.Errorf("error %v", err)
+			}
+			w := b.Warnings()
+			want := "what was built as foo on this builder cannot be used, so it counts as unknown: build it again: " + tt.want
+			if len(w) != 1 || !strings.HasPrefix(w[0], want) {
+				t.Errorf("warnings %q, want %s", w, want)
+			}
+		})
 	}
 }
 
