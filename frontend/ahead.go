@@ -1,15 +1,11 @@
 package frontend
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"slices"
 	"strings"
 	"sync"
 
-	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	srctypes "github.com/moby/buildkit/source/types"
@@ -17,11 +13,8 @@ import (
 )
 
 const (
-	localScheme = srctypes.LocalScheme + "://"
-	// localSessionPrefix starts the options that name the session of a local
-	// source.
-	localSessionPrefix = "local-sessionid:"
-	ignoreSuffix       = ".dockerignore"
+	localScheme  = srctypes.LocalScheme + "://"
+	ignoreSuffix = ".dockerignore"
 )
 
 // ahead does what BuildKit's frontend is going to do before it does: that asks
@@ -29,75 +22,16 @@ const (
 // of these waits. It changes no answer: what is asked for ahead and not wanted
 // is forgotten.
 //
-//   - .dockerignore is transferred beside the Dockerfile.
 //   - Files are read at the same time, before they are asked for, and without
 //     the stat that comes before each.
 //   - The ledger is read for the Dockerfile's names as soon as it is here.
 type ahead struct {
 	client client.Client
-	bopts  client.BuildOpts
 	opts   map[string]string // as BuildKit gave them: dockerui changes those of bopts
 	// expect is called with the Dockerfile.
 	expect func(ctx context.Context, dockerfile []byte)
 
-	going  sync.WaitGroup // whatever has been started
-	once   sync.Once
-	ignore *pb.Definition // what loads .dockerignore, nil if it is not loaded
-	loaded func() (*client.Result, error)
-}
-
-// sources is called when the frontend has learned that the context is local.
-// The caller's context is that of one call, so what is started outlives it, and
-// the build waits for it at its end.
-func (a *ahead) sources(ctx context.Context) {
-	if a.opts[keyRequestID] != "" || a.opts[keyCmdline] == "" {
-		return // a subrequest may not want it; another frontend may take over
-	}
-	ctx = context.WithoutCancel(ctx)
-	a.once.Do(func() {
-		def, err := a.dockerignore(ctx)
-		if err != nil {
-			return
-		}
-		done := make(chan struct{})
-		var res *client.Result
-		a.ignore, a.loaded = def, func() (*client.Result, error) { <-done; return res, err }
-		a.going.Go(func() {
-			defer close(done)
-			res, err = a.solve(ctx, client.SolveRequest{Definition: def})
-		})
-	})
-}
-
-// dockerignore is the definition that dockerui loads .dockerignore by
-// (dockerui/config.go, dockerIgnorePatterns). Should it be another one day, it
-// is not taken from here and all works as without.
-func (a *ahead) dockerignore(ctx context.Context) (*pb.Definition, error) {
-	const name, file = dockerui.DefaultLocalNameContext, dockerui.DefaultDockerignoreName
-	session := a.bopts.SessionID
-	if s, ok := a.opts[localSessionPrefix+name]; ok {
-		session = s
-	}
-	def, err := llb.Local(name,
-		llb.SessionID(session),
-		llb.FollowPaths([]string{file}),
-		llb.SharedKeyHint(name+"-"+file),
-		dockerui.WithInternalName("load "+file),
-		llb.Differ(llb.DiffNone, false),
-	).Marshal(ctx, llb.WithCaps(a.bopts.Caps))
-	if err != nil {
-		return nil, err
-	}
-	return def.ToPB(), nil
-}
-
-// take returns the result of a request that was made ahead.
-func (a *ahead) take(req client.SolveRequest) (_ *client.Result, ok bool, _ error) {
-	if a.ignore == nil || !slices.EqualFunc(req.Definition.GetDef(), a.ignore.Def, bytes.Equal) {
-		return nil, false, nil
-	}
-	res, err := a.loaded()
-	return res, true, err
+	going sync.WaitGroup // whatever has been started
 }
 
 // solve solves, and reads ahead if the request loads some files.

@@ -134,6 +134,7 @@ func TestExpectedNames(t *testing.T) {
 		{name: "one", text: "FROM alpine\n", want: []string{"docker.io/library/alpine:latest"}},
 		{name: "a pinned one", text: "FROM alpine:3.20@sha256:" + strings.Repeat("1", 64), want: []string{alpine + "@sha256:" + strings.Repeat("1", 64)}},
 		{name: "scratch", text: "FROM scratch\n"},
+		{name: "a check above an instruction", text: "FROM a\n# check=skip=UndefinedVar\nENV A=$B\n", want: []string{"docker.io/library/a:latest"}},
 		{name: "a variable", text: "ARG V=3\nFROM alpine:$V\n"},
 		{name: "stages", text: "FROM a AS one\nFROM ONE AS two\nFROM b\nCOPY --from=two / /\nCOPY --from=c / /\n", want: []string{
 			"docker.io/library/b:latest", "docker.io/library/a:latest", "docker.io/library/c:latest",

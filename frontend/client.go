@@ -13,7 +13,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	srctypes "github.com/moby/buildkit/source/types"
@@ -83,7 +82,7 @@ func decorate(c client.Client, opts options) *decorated {
 	d.localize = stores && (!provenance || opts.offline)
 	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
 	d.memory = newMemory(c, d.builder, opts.scope)
-	d.ahead = &ahead{client: c, bopts: bopts, opts: given, expect: d.expect}
+	d.ahead = &ahead{client: c, opts: given, expect: d.expect}
 	d.lock = newLock(d.bopts.Opts)
 	d.names = resolve.New(d.builder, d.memory, d.memory, resolve.Options{
 		Lock:    d.readLock,
@@ -186,9 +185,6 @@ func (c *decorated) Solve(ctx context.Context, req client.SolveRequest) (*client
 	}
 	if req.Definition == nil {
 		return c.Client.Solve(ctx, req)
-	}
-	if res, ok, err := c.ahead.take(req); ok {
-		return res, err
 	}
 	settled, err := c.settle(ctx, req.Definition)
 	if err != nil {
@@ -325,9 +321,6 @@ func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
 	inputs, err := c.Client.Inputs(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if _, ok := inputs[dockerui.DefaultLocalNameContext]; !ok {
-		c.ahead.sources(ctx)
 	}
 	for name, st := range inputs {
 		def, err := st.Marshal(ctx)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerui"
 )
@@ -35,7 +36,7 @@ func expectedNames(dockerfile []byte, opts map[string]string) []reference.Named 
 	if err != nil {
 		return nil
 	}
-	stages, _, err := instructions.Parse(ast.AST, nil)
+	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
 	if err != nil || len(stages) == 0 {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
 
@@ -147,7 +148,7 @@ func namingArgs(text []byte) map[string]bool {
 	if err != nil {
 		return args
 	}
-	stages, meta, err := instructions.Parse(ast.AST, nil)
+	stages, meta, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
 	if err != nil {
 		return args
 	}

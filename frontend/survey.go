@@ -254,7 +254,7 @@ func withAllStages(text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	stages, _, err := instructions.Parse(ast.AST, nil)
+	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
 	if err != nil {
 		return nil, err
 	}
