@@ -37,6 +37,9 @@ func (e *LockedError) Error() string {
 // explain returns an error of the build as the user shall see it: about the
 // lock, in the lock; about what it lacks, all of that at once.
 func (c *decorated) explain(ctx context.Context, err error) error {
+	if e := new(resolve.UnknownError); errors.As(err, &e) {
+		return withoutName(e, err)
+	}
 	var missing *resolve.NotLockedError
 	if !errors.As(err, &missing) || ctx.Err() != nil {
 		return c.onLockLine(err)
@@ -47,6 +50,17 @@ func (c *decorated) explain(ctx context.Context, err error) error {
 	}
 	f, _ := c.readLock(ctx) // that it cannot be read would have been the error
 	return c.lacks(s, f, err)
+}
+
+// withoutName returns e with the places that err has. What the engine answers
+// says the name, and BuildKit drops the name that its frontend puts before an
+// answer (util/grpcerrors).
+func withoutName(e *resolve.UnknownError, err error) error {
+	var out error = e
+	for _, at := range errdefs.Sources(err) {
+		out = errdefs.WithSource(out, at)
+	}
+	return out
 }
 
 // lacks returns the error that f lacks something that s names, err where it

@@ -427,7 +427,7 @@ func TestPrunedBuilder(t *testing.T) {
 	b := fooed(t)
 	b.Prune()
 	_, err := run(t, b, bar)
-	fails(t, err, `foo: failed to do request: Head "docker.io/library/foo:latest": dial tcp: network is unreachable `+"(and no build on this builder was named foo: name one with name=foo on its # syntax= line or --build-arg LOCALFRONT_NAME=foo)", "Dockerfile:1")
+	fails(t, err, `failed to do request: Head "docker.io/library/foo:latest": dial tcp: network is unreachable `+"(and no build on this builder was named foo: name one with name=foo on its # syntax= line or --build-arg LOCALFRONT_NAME=foo)", "Dockerfile:1")
 }
 
 func TestCallNames(t *testing.T) {

@@ -217,7 +217,9 @@ func (s *side) tell(st *stage) func(string) string {
 	purl = purl[:strings.LastIndex(purl, ":")] + "@" + purl[strings.LastIndex(purl, ":")+1:]
 	replace := strings.NewReplacer(s.frontend, "FRONTEND", purl, "pkg:FRONTEND",
 		s.digest, "FRONTEND-DIGEST", strings.TrimPrefix(s.digest, "sha256:"), "FRONTEND-DIGEST")
-	return func(text string) string { return st.names.collapse(replace.Replace(text)) }
+	return func(text string) string {
+		return namedResultHint.ReplaceAllString(st.names.collapse(replace.Replace(text)), "")
+	}
 }
 
 // record turns one build into facts.
@@ -249,7 +251,7 @@ func recordError(title string, err error, tell func(string) string, f facts) {
 	if sub := new(errdefs.UnsupportedSubrequestError); errors.As(err, &sub) {
 		fmt.Fprintf(&b, "unsupported subrequest %s\n", sub.GetName())
 	}
-	f[title+" error"] = namedResultHint.ReplaceAllString(refIDs.ReplaceAllString(tell(b.String()), "ref ID"), "")
+	f[title+" error"] = refIDs.ReplaceAllString(tell(b.String()), "ref ID")
 	b.Reset()
 	for _, src := range errdefs.Sources(err) {
 		fmt.Fprintf(&b, "%s %s", src.Info.GetFilename(), sha256Of([]byte(tell(string(src.Info.GetData()))))[:19])
