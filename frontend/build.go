@@ -99,6 +99,7 @@ type withOpts struct {
 
 var _ client.Client = &withOpts{}
 
+// BuildOpts returns those of the client with the other options.
 func (c *withOpts) BuildOpts() client.BuildOpts {
 	b := c.Client.BuildOpts()
 	b.Opts = c.opts

@@ -30,6 +30,7 @@ type LockedError struct {
 	Command string
 }
 
+// Error lists all that is missing and ends with the command that adds it.
 func (e *LockedError) Error() string {
 	return fmt.Sprintf("locked is set and %s does not pin %s: %s", e.Lock, strings.Join(e.Names, ", "), e.Command)
 }

@@ -37,6 +37,7 @@ type UnsupportedError struct {
 	Platform ocispecs.Platform
 }
 
+// Error names the platform and those that have agents.
 func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("no %s agent for platform %s: use a linux builder on one of amd64, 386, arm64, arm, ppc64le, riscv64 or s390x",
 		e.Agent, platforms.Format(e.Platform))

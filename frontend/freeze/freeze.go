@@ -241,6 +241,7 @@ var statuses = map[uint32]string{
 	5: "its files were changed in the builder's cache again and again: see what mounts " + cacheID,
 }
 
+// Error names the context and says why it cannot be frozen.
 func (e *Error) Error() string {
 	var exit *gwpb.ExitError
 	if errors.As(e.Err, &exit) && statuses[exit.ExitCode] != "" {

@@ -18,6 +18,7 @@ type UnfitError struct {
 	Reason string
 }
 
+// Error says why the definition is refused.
 func (e *UnfitError) Error() string {
 	if e.Step == "" {
 		return e.Reason

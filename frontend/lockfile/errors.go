@@ -37,6 +37,7 @@ type Error struct {
 	Reason, Remedy string
 }
 
+// Error names the file and the line, and says what to do.
 func (e *Error) Error() string {
 	where := e.File
 	if e.Line > 0 {
