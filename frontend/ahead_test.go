@@ -31,6 +31,35 @@ func TestCallsOfAWarmBuild(t *testing.T) {
 	equal(t, "calls", got, strings.Split(strings.TrimSpace(warmCalls), "\n"))
 }
 
+// Where nothing was ever named, one read says so for all names.
+func TestNoNameIsLookedForWhereNoneIs(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	lines := ""
+	for _, name := range []string{"one", "two", "three"} {
+		b.Registry.Push(name, fakegateway.Image{Content: name})
+		lines += "FROM " + name + "\nRUN true\n"
+	}
+	reads := func() (all []string) {
+		for _, c := range b.Calls(fakegateway.Solve) {
+			if strings.Contains(c.What, " result") {
+				all = append(all, strings.TrimPrefix(c.What, "/agent localfront/v1 "))
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	what := dockerfile(lines + "FROM scratch\nCOPY --from=0 / /\nCOPY --from=1 / /\nCOPY --from=2 / /\n")
+	build(t, b, what)
+	equal(t, "before", reads(), []string{"results"})
+	build(t, b, dockerfile("FROM one\nRUN it\n", "name=two"))
+	build(t, b, what)
+	equal(t, "after", reads(), []string{
+		"result docker.io/library/one:latest", "result docker.io/library/three:latest",
+		"result docker.io/library/two:latest", "result docker.io/library/two:latest #1", "results",
+	})
+}
+
 func TestDockerignoreOfTheDockerfileWins(t *testing.T) {
 	t.Parallel()
 	b := fakegateway.NewBuilder()
@@ -169,10 +198,10 @@ read .dockerignore of local://context
 read Dockerfile of local://dockerfile
 read Dockerfile.dockerignore of local://dockerfile
 read value of /agent localfront/v1 docker.io/library/alpine:3.20
-read value of /agent localfront/v1 result docker.io/library/alpine:3.20
+read value of /agent localfront/v1 results
 resolve oci-layout://docker.io/library/alpine:3.20@DIGEST linux/amd64
 solve /agent localfront/v1 docker.io/library/alpine:3.20
-solve /agent localfront/v1 result docker.io/library/alpine:3.20
+solve /agent localfront/v1 results
 solve /bin/sh -c true
 solve local://context
 solve local://dockerfile

@@ -200,7 +200,7 @@ func TestAsksOnceAndRemembers(t *testing.T) {
 	slices.Sort(containers[:2]) // the two reads are at once
 	equal(t, "containers of the first build", containers, []string{
 		"/agent localfront/v1 " + alpine, // nothing is known yet
-		"/agent localfront/v1 result " + alpine,
+		"/agent localfront/v1 results",
 		"/bin/sh -c true",
 		"/agent localfront/v1 " + alpine, // what is known now
 	})

@@ -17,10 +17,11 @@ import (
 
 // memory is the ledger as package resolve sees it: reading never fails.
 type memory struct {
-	ledger *ledger.Ledger // nil where defect says why
-	defect error
-	warner *builderQueries
-	gaveUp atomic.Bool // a read took too long, and no other shall
+	ledger     *ledger.Ledger // nil where defect says why
+	defect     error
+	warner     *builderQueries
+	gaveUp     atomic.Bool // a read took too long, and no other shall
+	hasResults func() bool // see foresee
 }
 
 func newMemory(c client.Client, w *builderQueries, scope string) *memory {
@@ -53,10 +54,25 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 	return e, false
 }
 
+// foresee begins to read whether this builder has any named result at all, while
+// the Dockerfile is still on its way. Builders without save themselves a look
+// for each name.
+func (m *memory) foresee(ctx context.Context, going *sync.WaitGroup) {
+	if m.ledger == nil {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	m.hasResults = sync.OnceValue(func() bool {
+		has, err := m.ledger.Any(ctx)
+		return has || err != nil
+	})
+	going.Go(func() { m.hasResults() })
+}
+
 // Result returns what was last built under key. What cannot be read or used
 // counts as absent, with a warning, since another image may take its place.
 func (m *memory) Result(ctx context.Context, key string) *ledger.Result {
-	if m.ledger == nil {
+	if m.ledger == nil || m.hasResults != nil && !m.hasResults() {
 		return nil
 	}
 	r, err := m.ledger.Result(ctx, key)

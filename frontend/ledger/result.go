@@ -261,6 +261,14 @@ func listedWith(all []string, v string) []string {
 	return slices.Compact(all)
 }
 
+// Any reports whether any name was ever recorded on this builder, with one read.
+// It is safe to look for no result where there is none: the list is written
+// first, and no write of it ever leaves it empty.
+func (l *Ledger) Any(ctx context.Context) (bool, error) {
+	v, err := l.get(ctx, namesKey, "")
+	return v != "", err
+}
+
 // Names returns the names that were ever built on this builder, sorted. Some may
 // be forgotten by now.
 func (l *Ledger) Names(ctx context.Context) ([]string, error) {
