@@ -234,6 +234,10 @@ func cause(ctx context.Context, err error) error {
 // request returns what solves one key's vertex. With a value it writes, without
 // one it reads.
 func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveRequest, error) {
+	does := "reads "
+	if value != "" {
+		does = "writes "
+	}
 	opts := []llb.RunOption{
 		llb.Args([]string{"/agent", l.key(name)}),
 		llb.ReadonlyRootFS(),
@@ -241,7 +245,7 @@ func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveR
 		llb.Dir("/"),
 		llb.WithProxy(proxyEnv(value)),
 	}
-	for _, o := range hidden("ledger " + name) {
+	for _, o := range hidden("ledger " + does + name) {
 		opts = append(opts, o)
 	}
 	if value != "" {

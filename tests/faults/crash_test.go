@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,52 +15,115 @@ import (
 	"github.com/org/localfront/internal/testengine"
 )
 
+// blow is what happens to builds, and how what it breaks is mended.
+type blow struct {
+	strike func(rnd *rand.Rand, cancel func())
+	mend   func()
+}
+
+// tally is what came of blows.
+type tally struct {
+	turns   int
+	struck  map[moment]int // in it, and not before or after
+	ended   int            // builds that succeeded all the same
+	longest time.Duration  // of the builds after
+}
+
+func (c *tally) String() string {
+	var at []string
+	for _, m := range moments {
+		at = append(at, fmt.Sprintf("%d in %s", c.struck[m], m.name))
+	}
+	return strings.Join(at, ", ")
+}
+
+// next returns the moment of the next turn, and false after n turns once every
+// moment was struck. A moment that nobody has hit gets more tries, which are
+// made as soon as it begins.
+func (c *tally) next(n int) (m moment, late, ok bool) {
+	c.turns++
+	if c.turns <= n {
+		return moments[c.turns%len(moments)], true, true
+	}
+	for _, m := range moments {
+		if c.struck[m] == 0 && c.turns <= n+10*len(moments) {
+			return m, false, true
+		}
+	}
+	c.turns--
+	return moment{}, false, false
+}
+
 // strike builds n turns, lets something happen to each at a random moment, and
-// builds it again, which has to work. It returns how many of the builds that
-// something happened to succeeded all the same, and what took longest.
-func (r *rig) strike(t *testing.T, n int, happen func(rnd *rand.Rand, cancel func()), mend func()) (survived int, longest time.Duration) {
+// builds it again, which has to work. What was built can be used by its name
+// then, whatever happens to the builds after it.
+func (r *rig) strike(t *testing.T, n int, b blow) *tally {
 	t.Helper()
 	rnd := random(t)
 	// The first build fetches the frontend and the base: the second is the
 	// measure of those that follow.
-	r.mustBuild(t, r.turn(n+1).opt, r.turn(n+1).files)
-	span := r.mustBuild(t, r.turn(0).opt, r.turn(0).files).took
-	for i := 1; i <= n; i++ {
-		u := r.turn(i)
-		moment := moments[i%len(moments)]
-		more := time.Duration(rnd.Int64N(int64(span)/8 + 1))
-		now := make(chan struct{})
-		close(now)
-		began := (<-chan struct{})(now)
-		if moment == "" {
-			more = time.Duration(rnd.Int64N(int64(span)))
-		} else {
-			u.opt.Watch, began = on(moment)
+	first, second := r.turn(0), r.turn(1)
+	r.mustBuild(t, first.opt, first.files)
+	measure := r.mustBuild(t, second.opt, second.files)
+	c := &tally{struck: map[moment]int{}}
+	built := []turn{first, second}
+	for m, late, ok := c.next(n); ok; m, late, ok = c.next(n) {
+		u := r.turn(c.turns + 1)
+		var more time.Duration
+		if late {
+			more = time.Duration(rnd.Int64N(int64(m.span(measure)) + 1))
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := r.start(ctx, t, u.opt)
-		o, over := wait(began, ended, more)
-		happen(rnd, cancel)
-		if over {
-			again := make(chan outcome, 1)
-			again <- o
-			ended = again
+		r.turnStruck(t, c, u, m, more, func(cancel func()) { b.strike(rnd, cancel) })
+		b.mend()
+		o := r.mustBuild(t, u.opt, u.files)
+		c.longest = max(c.longest, o.took)
+		if built = append(built, u); len(built) >= 20 {
+			r.mustUse(t, built)
+			built = nil
 		}
-		o = u.end(t, ended)
-		cancel()
-		if o.err == nil {
-			survived++
-		}
-		mend()
-		u.opt.Watch = nil
-		o = r.mustBuild(t, u.opt, u.files)
-		longest = max(longest, o.took)
-		r.mustBuild(t, u.use, u.files)
+		progress(t, c.turns, n, "%s", c)
 		if t.Failed() {
-			t.Fatalf("turn %d, %s after %q", i, more, moment)
+			t.Fatalf("turn %d, %s after the beginning of %s", c.turns, more, m.name)
 		}
 	}
-	return survived, longest
+	r.mustUse(t, built)
+	for _, m := range moments {
+		if c.struck[m] == 0 {
+			t.Errorf("in %d turns nothing was struck in %s", c.turns, m.name)
+		}
+	}
+	return c
+}
+
+// turnStruck builds a turn that something happens to.
+func (r *rig) turnStruck(t *testing.T, c *tally, u turn, m moment, more time.Duration, strike func(cancel func())) {
+	t.Helper()
+	s := newSight(m)
+	u.opt.Watch = s.watch
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := r.start(ctx, t, u.opt)
+	o, over := s.wait(ended, more)
+	strike(cancel)
+	if !over {
+		if s.on() {
+			c.struck[m]++
+		}
+		o = <-ended
+	}
+	u.check(t, o)
+	if o.err == nil {
+		c.ended++
+	}
+}
+
+// mustUse builds from turns by their names.
+func (r *rig) mustUse(t *testing.T, turns []turn) {
+	t.Helper()
+	if len(turns) > 0 {
+		u := r.uses(turns)
+		r.mustBuild(t, u.opt, u.files)
+	}
 }
 
 // TestDaemonKilled kills the daemon at random moments of a build, of writing to
@@ -67,10 +131,12 @@ func (r *rig) strike(t *testing.T, n int, happen func(rnd *rand.Rand, cancel fun
 func TestDaemonKilled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(3, 200)
-	survived, longest := r.strike(t, n, func(*rand.Rand, func()) { r.Kill(t) }, func() { r.Start(t) })
-	measured(t, figure{"buildkitd killed (SIGKILL), started again", n,
-		fmt.Sprintf("the next build was right each time; %d builds had ended before", survived), longest})
+	c := r.strike(t, times(len(moments), 200), blow{
+		strike: func(*rand.Rand, func()) { r.Kill(t) },
+		mend:   func() { r.Start(t) },
+	})
+	measured(t, figure{"buildkitd killed (SIGKILL), started again", c.turns,
+		fmt.Sprintf("the next build was right each time; killed %s; %d builds had ended before", c, c.ended), c.longest})
 }
 
 // TestCancelled gives up at random moments. Nothing may be left running, and
@@ -78,46 +144,50 @@ func TestDaemonKilled(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(3, 200)
-	survived, longest := r.strike(t, n, func(_ *rand.Rand, cancel func()) { cancel() }, func() { r.quiet(t) })
-	measured(t, figure{"build cancelled (Ctrl-C)", n,
-		fmt.Sprintf("no process left, the next build was right each time; %d builds had ended before", survived), longest})
+	c := r.strike(t, times(len(moments), 80), blow{
+		strike: func(_ *rand.Rand, cancel func()) { cancel() },
+		mend:   func() { r.quiet(t) },
+	})
+	measured(t, figure{"build cancelled (Ctrl-C)", c.turns,
+		fmt.Sprintf("no process left, the next build was right each time; given up %s; %d builds had ended before", c, c.ended), c.longest})
 }
 
 // TestFrontendKilled kills the frontend's process at random moments.
 func TestFrontendKilled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(3, 100)
 	killed := 0
-	survived, longest := r.strike(t, n, func(*rand.Rand, func()) {
-		for _, p := range r.Processes() {
-			if p.Runs("frontend") {
-				p.Kill()
-				killed++
+	c := r.strike(t, times(len(moments), 60), blow{
+		strike: func(*rand.Rand, func()) {
+			for _, p := range r.Processes() {
+				if p.Runs("frontend") {
+					p.Kill()
+					killed++
+				}
 			}
-		}
-	}, func() { r.quiet(t) })
-	measured(t, figure{"frontend killed (SIGKILL)", n,
-		fmt.Sprintf("the next build was right each time; %d were killed, %d builds succeeded all the same", killed, survived), longest})
+		},
+		mend: func() { r.quiet(t) },
+	})
+	measured(t, figure{"frontend killed (SIGKILL)", c.turns,
+		fmt.Sprintf("the next build was right each time; struck %s; %d were killed, %d builds succeeded all the same", c, killed, c.ended), c.longest})
 }
 
 // TestDiskFull fills the daemon's disk up to a random rest at random moments.
 // The build may fail; once there is room again it has to work.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, testengine.Config{RootSize: "192m"})
+	r := newRig(t, testengine.Config{RootSize: "256m"})
 	filler := filepath.Join(r.Root(), "filler")
-	n := times(3, 100)
-	survived, longest := r.strike(t, n, func(rnd *rand.Rand, _ func()) {
-		fill(t, filler, rnd.Int64N(64<<10))
-	}, func() {
-		if err := os.Remove(filler); err != nil {
-			t.Fatal(err)
-		}
+	c := r.strike(t, times(len(moments), 60), blow{
+		strike: func(rnd *rand.Rand, _ func()) { fill(t, filler, rnd.Int64N(64<<10)) },
+		mend: func() {
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+		},
 	})
-	measured(t, figure{"disk full", n,
-		fmt.Sprintf("the next build, with room again, was right each time; %d builds succeeded on the full disk", survived), longest})
+	measured(t, figure{"disk full", c.turns,
+		fmt.Sprintf("the next build, with room again, was right each time; full %s; %d builds succeeded on the full disk", c, c.ended), c.longest})
 }
 
 // fill makes a file that leaves so many bytes of its file system.

@@ -90,7 +90,7 @@ func (r *rig) copies(names []string, more ...string) turn {
 func TestManyNames(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	total, atOnce := times(50, 1000), 50
+	total, atOnce := times(20, 1000), times(20, 50)
 	names := r.bases(t, total)
 	m := r.meter(t)
 	var longest time.Duration
@@ -103,12 +103,13 @@ func TestManyNames(t *testing.T) {
 			t.Errorf("warnings:\n%s", w)
 		}
 		builds = append(builds, u)
+		progress(t, i+atOnce, total, "")
 	}
 	r.images.Stop()
 	for _, u := range builds {
 		longest = max(longest, r.mustBuild(t, u.opt, u.files).took)
 	}
-	measured(t, figure{"many names, 50 in each build", total,
+	measured(t, figure{fmt.Sprintf("many names, %d in each build", atOnce), total,
 		"each remembered: built again without the registry; " + m.check(t), longest})
 }
 
@@ -117,7 +118,7 @@ func TestManyNames(t *testing.T) {
 func TestManyBuilds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	n := times(12, 100)
+	n := times(8, 100)
 	names := r.bases(t, 8)
 	m := r.meter(t)
 	pull := func(i int) bool { return i%5 == 0 }
@@ -174,14 +175,18 @@ func TestPrunedAllTheTime(t *testing.T) {
 			if err := c.Prune(ctx, nil, client.PruneAll); err == nil {
 				prunes.Add(1)
 			}
+			// Many times in each step is enough, and leaves the steps a processor.
+			time.Sleep(20 * time.Millisecond)
 		}
 	})
-	n := times(4, 300)
+	n := times(2, 60)
 	var longest time.Duration
 	failures := map[string]int{}
 	for i := range n {
 		u := r.turn(i)
-		o := u.end(t, r.start(t.Context(), t, u.opt))
+		o := r.build(t.Context(), t, u.opt)
+		u.check(t, o)
+		progress(t, i+1, n, "%d prunes", prunes.Load())
 		longest = max(longest, o.took)
 		if o.err != nil {
 			failures[o.err.Error()]++
@@ -203,7 +208,7 @@ func TestChurn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
 	rnd := random(t)
-	rounds := times(2, 300)
+	rounds := times(2, 30)
 	var longest time.Duration
 	for round := range rounds {
 		r.push(t, "moving:1", fmt.Sprintf("release %d", round))
@@ -220,6 +225,7 @@ func TestChurn(t *testing.T) {
 			return o.took
 		})
 		longest = max(longest, took)
+		progress(t, round+1, rounds, "")
 		switch rnd.IntN(4) {
 		case 0:
 			r.Restart(t)

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	soak   = flag.Bool("soak", false, "run the full counts, which takes an hour or two")
+	soak   = flag.Bool("soak", false, "run the full counts, which takes the better part of an hour")
 	seed   = flag.Uint64("seed", 1, "what the random moments of faults are derived from")
 	update = flag.Bool("update", false, "write what was measured to docs/reliability.md")
 )
@@ -38,6 +38,15 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(*seed, uint64(len(t.Name()))))
 }
 
+// progress says every now and then how far a long run is, so that one that is
+// stopped has told something.
+func progress(t *testing.T, done, all int, format string, args ...any) {
+	t.Helper()
+	if *soak && done%10 == 0 {
+		t.Logf("%s: %d of %d; %s", time.Now().Format(time.TimeOnly), done, all, fmt.Sprintf(format, args...))
+	}
+}
+
 // figure is one row of the table in docs/reliability.md.
 type figure struct {
 	fault   string
@@ -51,9 +60,12 @@ var figures struct {
 	rows []figure
 }
 
-// measured adds a row to what is reported.
+// measured adds a row to what is reported, unless the test has failed.
 func measured(t *testing.T, f figure) {
 	t.Helper()
+	if t.Failed() {
+		return
+	}
 	t.Logf("%s: %d times: %s; longest %s", f.fault, f.tries, f.outcome, f.longest.Round(time.Millisecond))
 	figures.Lock()
 	defer figures.Unlock()
@@ -65,11 +77,11 @@ const (
 	tableEnd   = "<!-- end of figures -->"
 )
 
-// TestMain writes the table once all tests have passed.
+// TestMain writes the rows of those tests that have passed.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
-	if *update && code == 0 {
+	if *update {
 		if err := writeTable(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1

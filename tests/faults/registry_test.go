@@ -75,7 +75,7 @@ func TestRegistryFaults(t *testing.T) {
 			known := map[string]string{"out": f.name + " known"}
 			one.mustBuild(t, opt("known", ""), known)
 			var longest time.Duration
-			rounds := times(1, 10)
+			rounds := times(1, 4)
 			for range rounds {
 				if f.down != nil {
 					f.down(regs[i])

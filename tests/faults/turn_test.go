@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"sync"
@@ -9,32 +10,55 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/org/localfront/internal/testengine"
 )
 
 // turn is a build that no other turn shares anything with but its base: it has
-// a file of its own, a step that runs, and a name.
+// files of its own, a step that runs, and a name.
 type turn struct {
+	name  string
 	opt   testengine.BuildOpt
-	use   testengine.BuildOpt // a build that is made from it, by its name
-	files map[string]string   // what comes out of both
+	files map[string]string // what comes out
 }
+
+// many is how many files a turn's context has, so that to freeze it takes a
+// while.
+const many = 100
 
 // turn returns the n-th build.
 func (r *rig) turn(n int) turn {
-	text := fmt.Sprintf("turn %d", n)
-	return turn{
+	text := fmt.Sprintf("turn %d\n", n)
+	u := turn{
+		name: fmt.Sprintf("localhost/turn:%d", n),
 		opt: testengine.BuildOpt{
-			Dockerfile: r.dockerfile("", "FROM REG/base:1 AS b", "COPY f /f", "RUN cat /f /etc/release > /out", "FROM scratch", "COPY --from=b /out /out"),
-			Files:      map[string]string{"f": text + "\n"},
-			Opts:       map[string]string{"build-arg:LOCALFRONT_NAME": fmt.Sprintf("localhost/turn:%d", n)},
+			Dockerfile: r.dockerfile("", "FROM REG/base:1 AS b", "COPY f /f", "COPY many /many",
+				"RUN cat /f /etc/release > /out; cat /many/* | sha256sum >> /out", "FROM scratch", "COPY --from=b /out /out"),
+			Files: map[string]string{"f": text},
 		},
-		use: testengine.BuildOpt{
-			Dockerfile: r.dockerfile("", "FROM scratch", fmt.Sprintf("COPY --from=localhost/turn:%d /out /out", n)),
-		},
-		files: map[string]string{"out": text + "\none"},
 	}
+	u.opt.Opts = map[string]string{"build-arg:LOCALFRONT_NAME": u.name}
+	hash := sha256.New()
+	for i := range many {
+		content := strings.Repeat(text, i)
+		u.opt.Files[fmt.Sprintf("many/%03d", i)] = content
+		hash.Write([]byte(content))
+	}
+	u.files = map[string]string{"out": fmt.Sprintf("%sone\n%x  -", text, hash.Sum(nil))}
+	return u
+}
+
+// uses is a build that is made from turns, by their names.
+func (r *rig) uses(turns []turn) turn {
+	u := turn{files: map[string]string{}}
+	lines := []string{"FROM scratch"}
+	for i, from := range turns {
+		lines = append(lines, fmt.Sprintf("COPY --from=%s /out /out%d", from.name, i))
+		u.files[fmt.Sprintf("out%d", i)] = from.files["out"]
+	}
+	u.opt = testengine.BuildOpt{Dockerfile: r.dockerfile("", lines...)}
+	return u
 }
 
 // start begins a build that something will happen to, and returns how it ends.
@@ -44,11 +68,10 @@ func (r *rig) start(ctx context.Context, t *testing.T, opt testengine.BuildOpt) 
 	return ended
 }
 
-// end waits for a build that was started. It may fail, but if it says that it
-// succeeded then with the right files.
-func (u turn) end(t *testing.T, ended <-chan outcome) outcome {
+// check checks a build that something happened to. It may fail, but if it says
+// that it succeeded then with the right files.
+func (u turn) check(t *testing.T, o outcome) {
 	t.Helper()
-	o := <-ended
 	if o.took > bound {
 		t.Errorf("the build ended after %s: %v", o.took, o.err)
 	}
@@ -57,41 +80,91 @@ func (u turn) end(t *testing.T, ended <-chan outcome) outcome {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	return o
 }
 
-// on returns a function to watch a build with, and what is closed when a step
-// begins whose name has text in it.
-func on(text string) (watch func(*client.SolveStatus), began <-chan struct{}) {
-	ch := make(chan struct{})
-	var once sync.Once
-	return func(s *client.SolveStatus) {
-		for _, v := range s.Vertexes {
-			if v.Started != nil && !v.Cached && strings.Contains(v.Name, text) {
-				once.Do(func() { close(ch) })
-			}
+// moment is a step that faults aim at. The one without a step is any time of
+// the build.
+type moment struct {
+	name string
+	step string // what the step's name has in it
+}
+
+var moments = []moment{
+	{"any time", ""},
+	{"a write of the ledger", "[internal] ledger writes "},
+	{"a freeze: files are kept", "[internal] keep "},
+	{"a freeze: files are taken", "[internal] take "},
+	{"a step", "RUN cat"},
+}
+
+// span is how long a moment lasts, as seen in a build that nothing happens to.
+func (m moment) span(o outcome) time.Duration {
+	if m.step == "" {
+		return o.took
+	}
+	for _, v := range o.res.Vertices {
+		if strings.Contains(v.Name, m.step) && !v.Cached && v.Started != nil && v.Completed != nil {
+			return v.Completed.Sub(*v.Started)
 		}
-	}, ch
+	}
+	return 0
 }
 
-// moments are the steps that faults aim at, by what their names say. The empty
-// one is any moment of the build.
-var moments = []string{"", "[internal] ledger ", "[internal] freeze ", "RUN cat"}
+// sight watches a build for a moment.
+type sight struct {
+	moment  moment
+	mu      sync.Mutex
+	running map[digest.Digest]bool
+	began   chan struct{} // closed when the moment has begun
+}
 
-// wait waits for a moment of a build: until its step begins and some time of
-// up to span more, or until the build has ended.
-func wait(began <-chan struct{}, ended <-chan outcome, more time.Duration) (o outcome, over bool) {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
+func newSight(m moment) *sight {
+	s := &sight{moment: m, running: map[digest.Digest]bool{}, began: make(chan struct{})}
+	if m.step == "" {
+		close(s.began)
+	}
+	return s
+}
+
+// watch takes in what a build tells of its progress.
+func (s *sight) watch(status *client.SolveStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range status.Vertexes {
+		if s.moment.step == "" || !strings.Contains(v.Name, s.moment.step) {
+			continue
+		}
+		if v.Started == nil || v.Completed != nil || v.Cached {
+			delete(s.running, v.Digest)
+			continue
+		}
+		s.running[v.Digest] = true
 		select {
-		case o := <-ended:
-			return o, true
-		case <-began:
-			began = nil
-			timer.Reset(more)
-		case <-timer.C:
-			return outcome{}, false
+		case <-s.began:
+		default:
+			close(s.began)
 		}
+	}
+}
+
+// on says whether it is the moment, of a build that has not ended.
+func (s *sight) on() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moment.step == "" || len(s.running) > 0
+}
+
+// wait waits for the moment and some time more, or until the build has ended.
+func (s *sight) wait(ended <-chan outcome, more time.Duration) (o outcome, over bool) {
+	select {
+	case o := <-ended:
+		return o, true
+	case <-s.began:
+	}
+	select {
+	case o := <-ended:
+		return o, true
+	case <-time.After(more):
+		return outcome{}, false
 	}
 }
