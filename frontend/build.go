@@ -40,7 +40,9 @@ func Build(ctx context.Context, c client.Client) (*client.Result, error) {
 	}
 	d := decorate(c, opts)
 	defer d.ahead.going.Wait()
-	d.memory.foresee(ctx, &d.ahead.going)
+	if len(opts.names) == 0 {
+		d.memory.foresee(ctx, &d.ahead.going)
+	}
 	if id, ok := d.bopts.Opts[keyRequestID]; ok {
 		if res, ok, err := d.call(ctx, id); ok {
 			return res, err

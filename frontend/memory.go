@@ -56,7 +56,7 @@ func (m *memory) Read(ctx context.Context, key string, named reference.Named) (_
 
 // foresee begins to read whether this builder has any named result at all, while
 // the Dockerfile is still on its way. Builders without save themselves a look
-// for each name.
+// for each name. A build that makes one looks at once.
 func (m *memory) foresee(ctx context.Context, going *sync.WaitGroup) {
 	if m.ledger == nil {
 		return

@@ -60,7 +60,7 @@ func (r *rig) namedEdited(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		testengine.MustBuild(t.Context(), t, r.Buildkitd, foo)
+		r.build(t, foo)
 		files := r.from(t, "FROM edited AS foo", "FROM scratch", "COPY --from=foo /src /made /", "COPY file /bar")
 		wantFiles(t, files, "made", text, "file", text, "other", "foo's", "bar", "bar's")
 	}
@@ -78,7 +78,7 @@ func (r *rig) namedPlatforms(t *testing.T) {
 		opt.Opts = map[string]string{"platform": platforms}
 		return opt
 	}
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, platform(testengine.BuildOpt{
+	r.build(t, platform(testengine.BuildOpt{
 		Dockerfile: r.dockerfile("name=localhost/both", "FROM REG/multi:1", "COPY file /", "RUN uname -m > /arch"), Files: map[string]string{"file": "foo's\n"},
 	}, both))
 	r.reg.Stop()
@@ -91,7 +91,7 @@ func (r *rig) namedPlatforms(t *testing.T) {
 	bar := platform(r.barOf("FROM localhost/both AS foo", "RUN read arch < /arch; read file < /file; echo $arch $file > /bar", "FROM scratch", "COPY --from=foo /bar /"), both)
 	out := testengine.ExportOCI(t)
 	bar.Exports = []client.ExportEntry{out.Entry}
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, bar)
+	r.build(t, bar)
 	wantFiles(t, testengine.Files(t, out.Image(t, "linux/amd64")), "bar", "x86_64 foo's\n")
 	wantFiles(t, testengine.Files(t, out.Image(t, "linux/arm64")), "bar", "aarch64 foo's\n")
 
@@ -123,14 +123,14 @@ func (r *rig) namedAttested(t *testing.T) {
 	})))
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("added")) }))
 	defer site.Close()
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, testengine.BuildOpt{
+	r.build(t, testengine.BuildOpt{
 		Dockerfile: r.dockerfile("name=attested", "FROM REG/alpine:3.20", "ADD "+site.URL+"/source /added", "RUN true"),
 	})
 	out := testengine.ExportOCI(t)
 	bar := r.barOf("FROM attested", "RUN touch bar")
 	bar.Exports = []client.ExportEntry{out.Entry}
 	bar.Opts = map[string]string{"attest:provenance": "mode=max", "attest:sbom": "generator=" + r.reg.Ref("scanner:1")}
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, bar)
+	r.build(t, bar)
 	all := strings.Join(materials(t, out), "\n")
 	alpine, err := r.reg.Digest("alpine:3.20")
 	if err != nil {
@@ -159,7 +159,7 @@ func (r *rig) namedCollected(t *testing.T) {
 		Dockerfile: r.dockerfile("name=part", "FROM REG/alpine:3.20", "COPY . /src", uuid, "RUN cat /src/file /src/other > /made"),
 		Files:      map[string]string{"file": "foo's ", "other": "own"},
 	}
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, foo)
+	r.build(t, foo)
 	bar := []string{"FROM part AS foo", "RUN cat /made > /bar", "FROM scratch", "COPY --from=foo /bar /uuid /", "COPY --from=foo /src/file /f", "COPY . /mine"}
 	before := r.from(t, bar...)
 	check := func(t *testing.T) {
@@ -181,6 +181,6 @@ func (r *rig) namedCollected(t *testing.T) {
 		_, err := r.tryBuild(t, r.barOf(bar...))
 		wantError(t, err, "the named result part is no longer whole on this builder", `the files of its context "context" were collected, so build part again`)
 	}
-	testengine.MustBuild(t.Context(), t, r.Buildkitd, foo)
+	r.build(t, foo)
 	check(t)
 }

@@ -37,7 +37,7 @@ func (r *rig) image(t *testing.T, opt testengine.BuildOpt) (v1.Image, *testengin
 	t.Helper()
 	out := testengine.ExportOCI(t)
 	opt.Exports = []client.ExportEntry{out.Entry}
-	res := testengine.MustBuild(t.Context(), t, r.Buildkitd, opt)
+	res := r.build(t, opt)
 	return out.Image(t, "linux/amd64"), res
 }
 
@@ -101,7 +101,7 @@ func TestNamed(t *testing.T) {
 		}
 		r.wantNoRequests(t)
 		// Nothing is written, and no container starts, when nothing changed.
-		res = testengine.MustBuild(t.Context(), t, r.Buildkitd, foo)
+		res = r.build(t, foo)
 		for _, v := range res.Vertices {
 			if v.Completed != nil && !v.Cached && (strings.Contains(v.Name, "ledger") || strings.Contains(v.Name, "keep") || strings.Contains(v.Name, "take")) {
 				t.Errorf("%s ran in an unchanged build:\n%s", v.Name, res)

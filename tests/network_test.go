@@ -28,7 +28,7 @@ func TestBlackHole(t *testing.T) {
 	opt := testengine.BuildOpt{Dockerfile: r.dockerfile("offline", from, "RUN echo hole")}
 	timed := func() time.Duration {
 		start := time.Now()
-		testengine.MustBuild(t.Context(), t, r.Buildkitd, opt)
+		r.build(t, opt)
 		return time.Since(start)
 	}
 	timed()
@@ -121,7 +121,7 @@ func TestMaxAge(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
 	build := func(words string) *testengine.Result {
-		return testengine.MustBuild(t.Context(), t, r.Buildkitd, testengine.BuildOpt{Dockerfile: r.dockerfile(words, "FROM REG/alpine:3.20", "RUN echo age")})
+		return r.build(t, testengine.BuildOpt{Dockerfile: r.dockerfile(words, "FROM REG/alpine:3.20", "RUN echo age")})
 	}
 	build("")
 	time.Sleep(10 * time.Millisecond)
@@ -159,7 +159,7 @@ func TestProvenance(t *testing.T) {
 		}
 		r.build(t, testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM REG/alpine:3.20", "RUN echo provenance")})
 		r.cold(t)
-		testengine.MustBuild(t.Context(), t, r.Buildkitd, opt)
+		r.build(t, opt)
 		if reqs := r.requests(); len(reqs) != c.requests {
 			t.Errorf("%q: %d requests, want %d:\n%s", c.words, len(reqs), c.requests, strings.Join(reqs, "\n"))
 		}
@@ -208,8 +208,8 @@ func TestSourcePolicy(t *testing.T) {
 		converted := opt
 		converted.Dockerfile = r.dockerfile("", "FROM REG/alpine:3.20", "RUN grep -q other /etc/release")
 		converted.SourcePolicy = rule(spb.PolicyAction_CONVERT, tag, "docker-image://"+r.reg.Ref("other:1")+"@"+other)
-		testengine.MustBuild(t.Context(), t, r.Buildkitd, converted)
-		testengine.MustBuild(t.Context(), t, r.Buildkitd, converted)
+		r.build(t, converted)
+		r.build(t, converted)
 	})
 	r.cold(t)
 	r.build(t, opt)
