@@ -29,6 +29,8 @@ how() {
 	bin=$cache/bin cgo=0 flags=()
 	case $1 in
 	moby) flags=(-tags "netgo osusergo static_build nri_no_wasm") ;;
+	# Compose asks buildx for its version, and refuses one that has none.
+	buildx) flags=("-ldflags=-s -w -X github.com/docker/buildx/version.Version=$(cd "$here/buildx" && go list -m -f '{{.Version}}' github.com/docker/buildx)") ;;
 	# Old ones have the names of the new ones, so they are kept apart.
 	buildkit-v0.12) bin=$cache/bin/buildkit-v0.12 ;;
 	runc)
