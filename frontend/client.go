@@ -85,12 +85,14 @@ func decorate(c client.Client, opts options) *decorated {
 	d.ahead = &ahead{client: c, opts: given, expect: d.expect}
 	d.lock = newLock(d.bopts.Opts)
 	d.names = resolve.New(d.builder, d.memory, d.memory, resolve.Options{
-		Lock:    d.readLock,
-		Locked:  opts.locked,
-		Own:     keys(opts.names),
-		Offline: opts.offline,
-		MaxAge:  opts.maxAge,
-		Layers:  d.localize && !subrequest,
+		Lock:     d.readLock,
+		Aside:    d.ahead.going.Go,
+		Locked:   opts.locked,
+		Own:      keys(opts.names),
+		Offline:  opts.offline,
+		MaxAge:   opts.maxAge,
+		Layers:   d.localize && !subrequest,
+		Registry: d.builder.registryOnly,
 	}, d.clock)
 	return d
 }

@@ -76,6 +76,61 @@ func TestLockedNameIsTakenByItsDigest(t *testing.T) {
 	equal(t, "requests on the docker driver", requests(t, b, with(what, "image-resolve-mode", "local")), nil)
 }
 
+// What a builder has to run for a locked name that it has never seen.
+func TestContainersOfAFirstLockedBuild(t *testing.T) {
+	t.Parallel()
+	const (
+		results = "/agent localfront/v1 results"
+		step    = "/bin/sh -c true"
+	)
+	tests := []struct {
+		name, provenance string
+		first            []string // DIGEST stands for the key of the digest
+	}{
+		// Where the layers are seen here, that is remembered of the digest.
+		{name: "without provenance", first: []string{results, step, "DIGEST", "DIGEST"}},
+		// Images stay with their registry, so it does not matter where they are.
+		{name: "with provenance", provenance: "mode=min", first: []string{results, step}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b, was, _ := moved(t)
+			what := beside(dockerfile("FROM alpine:3.20\nRUN true\n", "locked"), "Dockerfile.lock", lockOf(t, "Dockerfile.lock", "image", alpine, was.String()))
+			if tt.provenance != "" {
+				what = with(what, keyProvenance, tt.provenance)
+			}
+			build(t, b, what)
+			var ran []string
+			for _, c := range b.Containers() {
+				ran = append(ran, strings.Replace(c, "/agent localfront/v1 docker.io/library/alpine@"+was.String(), "DIGEST", 1))
+			}
+			slices.Sort(ran)
+			equal(t, "containers of the first build", ran, tt.first)
+			build(t, b, what)
+			equal(t, "containers of the second build", b.Containers(), nil)
+		})
+	}
+}
+
+// A named result of a locked name is passed over, and says so.
+func TestLockPassesNamedResultsOver(t *testing.T) {
+	t.Parallel()
+	for _, provenance := range []bool{false, true} {
+		b, was, _ := moved(t)
+		build(t, b, with(dockerfile("FROM scratch\nCOPY file /\n"), "build-arg:LOCALFRONT_NAME", "alpine:3.20"))
+		what := beside(dockerfile("FROM alpine:3.20 AS a\nFROM alpine:3.20\nCOPY --from=a / /a\n"), "Dockerfile.lock", lockOf(t, "Dockerfile.lock", "image", alpine, was.String()))
+		if provenance {
+			what = with(what, keyProvenance, "mode=min")
+		}
+		res := build(t, b, what)
+		equal(t, "source", strings.Contains(from(res), was.String()), true)
+		equal(t, "warnings", b.Warnings(), []string{"alpine:3.20: Dockerfile.lock pins it, so what was built here under that name less than a second ago is passed over: to use it, take the entry out of Dockerfile.lock"})
+		build(t, b, with(what, "build-arg:LOCALFRONT_NAME", "alpine:3.20"))
+		equal(t, "warnings of a build of that name", b.Warnings(), nil)
+	}
+}
+
 // requests builds and returns what the registry was asked.
 func requests(t *testing.T, b *fakegateway.Builder, what fakegateway.Build) []string {
 	t.Helper()
@@ -276,8 +331,15 @@ func TestLockedRemotes(t *testing.T) {
 
 func TestPoliciesGovernLockedNames(t *testing.T) {
 	t.Parallel()
+	for _, opts := range [][]string{nil, {keyProvenance, "mode=min"}} {
+		testPoliciesGovernLockedNames(t, with(simple, opts...))
+	}
+}
+
+func testPoliciesGovernLockedNames(t *testing.T, what fakegateway.Build) {
+	t.Helper()
 	b, was, now := moved(t)
-	what := beside(simple, "Dockerfile.lock", lockOf(t, "Dockerfile.lock", "image", alpine, was.String()))
+	what = beside(what, "Dockerfile.lock", lockOf(t, "Dockerfile.lock", "image", alpine, was.String()))
 	b.Policy = policy(&spb.Rule{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{Identifier: "docker-image://" + alpine}})
 	if _, err := run(t, b, what); err == nil || !strings.Contains(err.Error(), "denied by policy") {
 		t.Errorf("the tag is denied, and the build was not: %v", err)

@@ -22,6 +22,7 @@ type memory struct {
 	warner     *builderQueries
 	gaveUp     atomic.Bool // a read took too long, and no other shall
 	hasResults func() bool // see foresee
+	foreseen   atomic.Bool
 }
 
 func newMemory(c client.Client, w *builderQueries, scope string) *memory {
@@ -64,9 +65,30 @@ func (m *memory) foresee(ctx context.Context, going *sync.WaitGroup) {
 	ctx = context.WithoutCancel(ctx)
 	m.hasResults = sync.OnceValue(func() bool {
 		has, err := m.ledger.Any(ctx)
+		m.foreseen.Store(true)
 		return has || err != nil
 	})
 	going.Go(func() { m.hasResults() })
+}
+
+// waiting reports whether what foresee began is still going on, which is seldom:
+// once on a builder, a container has to be started for it.
+func (m *memory) waiting() bool { return m.hasResults != nil && !m.foreseen.Load() }
+
+// Governed reports whether a source policy of this build governs a name. On a
+// builder without a ledger nobody can tell, as in Read.
+func (m *memory) Governed(ctx context.Context, named reference.Named) bool {
+	if m.ledger == nil || m.gaveUp.Load() {
+		return false
+	}
+	governed, err := m.ledger.Governed(ctx, imageScheme+named.String())
+	if errors.Is(err, ledger.ErrTimeout) {
+		m.gaveUp.Store(true)
+	}
+	if err != nil && ctx.Err() == nil {
+		m.warner.warnOnce(ctx, "policy", fmt.Sprintf("nobody can tell whether a source policy governs %s: %v", named, err))
+	}
+	return governed
 }
 
 // Result returns what was last built under key. What cannot be read or used

@@ -34,6 +34,9 @@ func (c *decorated) remember(ctx context.Context, res *client.Result) {
 	unseen := slices.ContainsFunc(images, func(img pinnedImage) bool { return c.names.Unseen(img.ref, img.platform) })
 	pending := c.pending(ctx, res)
 	if len(c.names.Learned()) == 0 && !unseen && pending == nil {
+		if c.memory.waiting() {
+			_ = evaluate(ctx, c.bopts, res) // the steps can run meanwhile
+		}
 		return
 	}
 	var wg sync.WaitGroup

@@ -128,5 +128,5 @@ func (l *Ledger) get(ctx context.Context, key, value string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return l.solve(ctx, req, patience)
+	return l.solve(ctx, req, valueFile, patience)
 }

@@ -57,8 +57,14 @@ func (e timeoutError) Error() string {
 
 func (e timeoutError) Is(target error) bool { return target == ErrTimeout }
 
-// maxValueFile bounds what is read back, in bytes.
-const maxValueFile = 1 << 20
+// The files that are read: the agent's result, and the agent.
+const (
+	valueFile = "value"
+	agentFile = "agent"
+)
+
+// maxFile bounds what is read back, in bytes.
+const maxFile = 1 << 20
 
 // proxyFields names the fields of pb.ProxyEnv that the agent joins, in its
 // order. NO_PROXY is left for the nonce.
@@ -154,26 +160,47 @@ func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool
 	if err != nil {
 		return Entry{}, false, err
 	}
-	guarded := req
-	def, policy, err := l.guard(req.Definition, image)
-	if err != nil {
-		return Entry{}, false, err
-	}
-	guarded.Definition, guarded.SourcePolicies = def, []*spb.Policy{policy}
-	v, err := l.solve(ctx, guarded, timeout)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrTimeout) {
-		// Without the image it fails only if it is the ledger's fault.
-		if _, bare := l.solve(ctx, req, timeout); bare == nil {
-			if v, err = l.solve(ctx, guarded, timeout); err != nil {
-				return Entry{}, false, ErrGoverned
-			}
-		}
-	}
+	v, err := l.guarded(ctx, req, image, valueFile)
 	if err != nil || v == "" {
 		return Entry{}, false, err
 	}
 	e, err := decode(v)
 	return e, err == nil, err
+}
+
+// guarded solves what must succeed, with an image under guard beside it, and
+// returns a file of it. It fails with ErrGoverned if that is the image's fault.
+func (l *Ledger) guarded(ctx context.Context, req client.SolveRequest, image, file string) (string, error) {
+	guarded := req
+	def, policy, err := l.guard(req.Definition, image)
+	if err != nil {
+		return "", err
+	}
+	guarded.Definition, guarded.SourcePolicies = def, []*spb.Policy{policy}
+	v, err := l.solve(ctx, guarded, file, timeout)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrTimeout) {
+		// Without the image it fails only if it is the ledger's fault.
+		if _, bare := l.solve(ctx, req, file, timeout); bare == nil {
+			if v, err = l.solve(ctx, guarded, file, timeout); err != nil {
+				return "", ErrGoverned
+			}
+		}
+	}
+	return v, err
+}
+
+// Governed reports whether a source policy of this build denies an image or puts
+// another in its place. It starts no container.
+func (l *Ledger) Governed(ctx context.Context, image string) (bool, error) {
+	def, err := l.root.Marshal(ctx, llb.Platform(l.platform), llb.WithCaps(l.caps))
+	if err != nil {
+		return false, err
+	}
+	_, err = l.guarded(ctx, client.SolveRequest{Definition: def.ToPB()}, image, agentFile)
+	if errors.Is(err, ErrGoverned) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Write records e as what is known of name. Of two writes at the same moment
@@ -188,7 +215,7 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	if err != nil {
 		return err
 	}
-	kept, err := l.solve(ctx, req, timeout)
+	kept, err := l.solve(ctx, req, valueFile, timeout)
 	if err != nil {
 		return err
 	}
@@ -198,8 +225,9 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	return nil
 }
 
-// solve runs the vertex of one key, when it is its turn, and returns its value.
-func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, limit time.Duration) (string, error) {
+// solve solves, when it is its turn, and returns a file of the result: the value
+// of the vertex of a key.
+func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, file string, limit time.Duration) (string, error) {
 	select {
 	case l.turns <- struct{}{}:
 		defer func() { <-l.turns }()
@@ -216,7 +244,7 @@ func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, limit time.
 	if err != nil {
 		return "", err
 	}
-	dt, err := ref.ReadFile(ctx, client.ReadRequest{Filename: "value", Range: &client.FileRange{Length: maxValueFile}})
+	dt, err := ref.ReadFile(ctx, client.ReadRequest{Filename: file, Range: &client.FileRange{Length: maxFile}})
 	if err != nil {
 		return "", cause(ctx, err)
 	}

@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -68,14 +69,8 @@ func (r *Resolver) asPinned(ctx context.Context, q Query, ref reference.Canonica
 	n := r.name(ref)
 	n.turn.Lock()
 	defer n.turn.Unlock()
-	l := n.look(ctx, r, Key(ref), q.Name)
-	if l.result != nil {
-		n.passed.Do(func() {
-			r.builder.Warn(ctx, fmt.Sprintf("%s: %s pins it, so what was built here under that name %s ago is passed over: to use it, take the entry out of %s",
-				familiar(q.Name), lock, human(max(0, r.now().Sub(l.result.Built))), lock))
-		})
-	}
-	if l.governed {
+	r.passOver(ctx, q.Name, lock)
+	if n.look(ctx, r, Key(ref), q.Name).governed {
 		// A policy that denies the tag, or makes another image of it, is a word
 		// of the user's too. The engine tells which.
 		if r.opts.Offline {
@@ -85,11 +80,38 @@ func (r *Resolver) asPinned(ctx context.Context, q Query, ref reference.Canonica
 	}
 	line := r.line(q, "from "+lock)
 	q.Name = ref
-	a, err := r.pinned(ctx, q, n, ref, line, line+", from registry")
+	there := line + ", from registry"
+	if r.opts.Registry {
+		there = line // it was not looked up whether it is here
+	}
+	a, err := r.pinned(ctx, q, n, ref, line, there)
 	if err == nil || r.opts.Offline || ctx.Err() != nil {
 		return a, err
 	}
 	return Answer{}, &PinnedError{Name: familiar(ref), Lock: lock, Cause: err}
+}
+
+// passOver warns where a build of this builder was given a name that the lock
+// pins. Nobody waits for it but the end of the build.
+func (r *Resolver) passOver(ctx context.Context, named reference.Named, lock string) {
+	key := Key(named)
+	if r.opts.Aside == nil || slices.Contains(r.opts.Own, key) {
+		return
+	}
+	r.mu.Lock()
+	again := r.passed[key]
+	r.passed[key] = true
+	r.mu.Unlock()
+	if again {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	r.opts.Aside(func() {
+		if result := r.results.Result(ctx, key); result != nil {
+			r.builder.Warn(ctx, fmt.Sprintf("%s: %s pins it, so what was built here under that name %s ago is passed over: to use it, take the entry out of %s",
+				familiar(named), lock, human(max(0, r.now().Sub(result.Built))), lock))
+		}
+	})
 }
 
 // NotLockedError says that a name has no entry in the lock, while `locked`

@@ -20,13 +20,12 @@ import (
 // name is what one build knows of one name: the entry it read, once, and what
 // it has learned since.
 type name struct {
-	mu     sync.Mutex
-	looks  map[string]*look // by the name that a policy may govern
-	read   *ledger.Entry
-	now    ledger.Entry
-	held   map[string]bool // by digest and platform
-	warn   sync.Once
-	passed sync.Once // the warning that a named result is passed over
+	mu    sync.Mutex
+	looks map[string]*look // by the name that a policy may govern
+	read  *ledger.Entry
+	now   ledger.Entry
+	held  map[string]bool // by digest and platform
+	warn  sync.Once
 
 	turn     sync.Mutex    // held while the name is resolved; guards what follows
 	asked    bool          // the engine has answered the name in this build
@@ -57,7 +56,9 @@ func (r *Resolver) name(named reference.Named) *name {
 // look reads what is known of a name, once, and returns what it found: what is
 // remembered under key, whether a source policy governs the name, and what it was
 // built as, all at the same time. A digest was never built, and a build does not
-// look for its own names.
+// look for its own names. What is remembered of a digest says where its content
+// is: where that does not matter, only the policy is asked, which never starts a
+// container.
 func (n *name) look(ctx context.Context, r *Resolver, key string, named reference.Named) *look {
 	n.mu.Lock()
 	l, ok := n.looks[named.String()]
@@ -70,8 +71,13 @@ func (n *name) look(ctx context.Context, r *Resolver, key string, named referenc
 		// Another name that fails shall not end a read half-way: what it runs
 		// would be seen to fail.
 		ctx := context.WithoutCancel(ctx)
+		pinned := key != Key(named)
+		if pinned && r.opts.Registry {
+			l.governed = r.memory.Governed(ctx, named)
+			return
+		}
 		var wg sync.WaitGroup
-		if !carriesDigest(named) && !slices.Contains(r.opts.Own, Key(named)) {
+		if !pinned && !carriesDigest(named) && !slices.Contains(r.opts.Own, Key(named)) {
 			wg.Go(func() { l.result = r.results.Result(ctx, Key(named)) })
 		}
 		e, governed := r.memory.Read(ctx, key, named)
@@ -258,6 +264,9 @@ func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
 	switch {
 	case err != nil:
 	case pinned:
+		if lock, err := r.opts.Lock(ctx); err == nil {
+			r.passOver(ctx, named, lock.Name)
+		}
 		r.name(pin).look(ctx, r, Key(pin), named)
 	default:
 		r.name(named).look(ctx, r, Key(named), named)

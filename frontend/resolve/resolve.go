@@ -97,6 +97,8 @@ type Memory interface {
 	// source policy of this build denies the name or converts it: then only
 	// the engine can tell what it stands for.
 	Read(ctx context.Context, key string, named reference.Named) (e ledger.Entry, governed bool)
+	// Governed reports that alone.
+	Governed(ctx context.Context, named reference.Named) bool
 }
 
 // Options are what the user asked for.
@@ -112,8 +114,14 @@ type Options struct {
 	// Layers tells whether builds follow, so that it matters whether an
 	// image's layers are on the builder. Lint and the like read only configs.
 	Layers bool
+	// Registry is true where images stay with their registry, whatever of them
+	// is on the builder.
+	Registry bool
 	// Lock is the lock of this build, nil where none is to be asked.
 	Lock Lock
+	// Aside runs what nobody waits for but the end of the build. Where it is
+	// nil, such things are left alone.
+	Aside func(f func())
 	// Locked demands that the lock pins every name but those of localhost/.
 	Locked bool
 }
@@ -127,9 +135,10 @@ type Resolver struct {
 	opts    Options
 	now     func() time.Time
 
-	mu    sync.Mutex
-	names map[string]*name
-	used  map[digest.Digest]Used // by the digest that stands for each
+	mu     sync.Mutex
+	names  map[string]*name
+	used   map[digest.Digest]Used // by the digest that stands for each
+	passed map[string]bool        // keys whose named result is passed over, if there is one
 }
 
 // New returns a Resolver for one build. now is the clock that ages are
@@ -137,7 +146,7 @@ type Resolver struct {
 func New(b Builder, m Memory, results Results, opts Options, now func() time.Time) *Resolver {
 	return &Resolver{
 		builder: b, memory: m, results: results, opts: opts, now: now,
-		names: map[string]*name{}, used: map[digest.Digest]Used{},
+		names: map[string]*name{}, used: map[digest.Digest]Used{}, passed: map[string]bool{},
 	}
 }
 

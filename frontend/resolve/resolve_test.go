@@ -117,6 +117,8 @@ func (m memory) Read(_ context.Context, key string, _ reference.Named) (ledger.E
 	return m.entries[key].Clone(), m.governed
 }
 
+func (m memory) Governed(context.Context, reference.Named) bool { return m.governed }
+
 // remembering returns a memory in which alpine is was for amd64, so old, with
 // its layers found here or not.
 func remembering(age time.Duration, content ledger.Content) memory {

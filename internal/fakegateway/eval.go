@@ -151,7 +151,7 @@ func (s *Session) run(ctx context.Context, v *vertex, f *flight) (*result, diges
 			}
 		}
 	}
-	res := &result{}
+	res := &result{files: made(v.op)}
 	if exec := v.op.GetExec(); exec != nil {
 		if res, err = s.container(ctx, exec, inputs); err != nil {
 			if ctx.Err() == nil {
@@ -179,6 +179,24 @@ func cacheKey(op *pb.Op) (digest.Digest, error) {
 	}
 	dt, err := op.Marshal()
 	return digest.FromBytes(dt), err
+}
+
+// made returns the files of an op that makes files and nothing else, nil for any
+// other.
+func made(op *pb.Op) map[string]string {
+	actions := op.GetFile().GetActions()
+	if len(op.Inputs) > 0 || len(actions) == 0 {
+		return nil
+	}
+	files := map[string]string{}
+	for _, a := range actions {
+		f := a.GetMkfile()
+		if f == nil {
+			return nil
+		}
+		files[strings.TrimPrefix(f.Path, "/")] = string(f.Data)
+	}
+	return files
 }
 
 func needsFiles(op *pb.Op) bool { return op.GetExec() != nil || op.GetFile() != nil }
