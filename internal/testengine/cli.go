@@ -106,7 +106,7 @@ func (c *CLI) run(ctx context.Context, name string, args ...string) (string, err
 	for {
 		start := time.Now()
 		out, err := c.runOnce(ctx, name, args...)
-		if err == nil || ctx.Err() != nil || !tooBusy(start, out) {
+		if err == nil || ctx.Err() != nil || !TooBusy(start, out) {
 			return out, err
 		}
 	}

@@ -108,16 +108,16 @@ func build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, run ru
 	for {
 		start := time.Now()
 		res, err := buildOnce(ctx, t, d, opt, run)
-		if err == nil || ctx.Err() != nil || !tooBusy(start, err.Error()) {
+		if err == nil || ctx.Err() != nil || !TooBusy(start, err.Error()) {
 			return res, err
 		}
 		t.Logf("the daemon was too busy to start the frontend, so the build is sent again: %v", err)
 	}
 }
 
-// tooBusy reports whether what a build that began at start has said means that
+// TooBusy reports whether what a build that began at start has said means that
 // its frontend was dropped.
-func tooBusy(start time.Time, said string) bool {
+func TooBusy(start time.Time, said string) bool {
 	return time.Since(start) >= startLimit && strings.Contains(said, dropped)
 }
 

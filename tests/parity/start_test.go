@@ -27,6 +27,7 @@ func start(t *testing.T) (*world, [2]*side) {
 			client:   d.Client(t),
 			frontend: frontend,
 			digest:   digest,
+			learns:   i == 1,
 		}
 	}
 	return w, sides
