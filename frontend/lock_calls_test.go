@@ -57,6 +57,10 @@ func TestCallCheck(t *testing.T) {
 		"pin the frontend as well: # syntax=ghcr.io/org/localfront:latest@"+syntax+" locked\n")
 	equal(t, "status", status, "1")
 	equal(t, "stale", got.Stale[0].Now, now)
+	lock = lockOf(t, "Dockerfile.lock", "image", "base:1", now, "image", "ghcr.io/org/localfront", syntax)
+	text, status = call(t, b, beside(with(dockerfile("FROM base:1\n"), keyCmdline, "ghcr.io/org/localfront"), "Dockerfile.lock", lock), "lock.check", &got)
+	equal(t, "text where all is well", text, "Dockerfile.lock: all 2 pins are used and up to date\npin the frontend as well: # syntax=ghcr.io/org/localfront:latest@"+syntax+"\n")
+	equal(t, "status where all is well", status, "0")
 
 	b.Registry.Down("docker.io", errUnreachable)
 	text, status = call(t, b, beside(dockerfile("FROM base:1\n"), "Dockerfile.lock", lockOf(t, "Dockerfile.lock", "image", "base:1", was, "image", "ghcr.io/org/localfront", syntax)), "lock.check", &got)

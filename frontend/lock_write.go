@@ -36,6 +36,7 @@ type lockWriter struct {
 // writeLock returns a file system with the lock and nothing else.
 func (c *decorated) writeLock(ctx context.Context) (*client.Result, error) {
 	w := &lockWriter{decorated: c, mode: c.opts.lock, given: map[lockfile.Key]bool{}}
+	c.ahead.expect = nil // nothing is remembered here
 	if w.mode != lockUpdate && w.mode != lockAdd {
 		for _, name := range strings.Split(w.mode, ",") {
 			for _, kind := range []lockfile.Kind{lockfile.Image, lockfile.Git, lockfile.HTTP} {
@@ -83,7 +84,11 @@ func (w *lockWriter) keeps(k lockfile.Key) bool {
 // answerer answers names by what is kept of the lock, and asks for all others,
 // whatever is remembered.
 func (w *lockWriter) answerer() answerer {
-	r := resolve.New(w.builder, w.memory, unpinned{w}, resolve.Options{
+	var mem resolve.Memory = forgetful{w.memory}
+	if w.opts.offline {
+		mem = w.memory // there is nobody else to ask
+	}
+	r := resolve.New(w.builder, mem, unpinned{w}, resolve.Options{
 		Offline: w.opts.offline,
 		Lock: func(ctx context.Context) (*lockfile.File, error) {
 			old, err := w.old(ctx)
@@ -118,14 +123,28 @@ func (w *lockWriter) answerer() answerer {
 	}
 }
 
-// unpinned are the named results that the lock does not pin already: a name in
-// the lock means an image from outside.
+// forgetful is a memory that knows no tag, since each is asked for anyway: what is
+// not read starts no container. It still knows where the content of a pin is.
+type forgetful struct{ *memory }
+
+// Read reports whether a source policy governs a tag, and reads the entry of a
+// digest.
+func (f forgetful) Read(ctx context.Context, key string, named reference.Named) (ledger.Entry, bool) {
+	if key == resolve.Key(named) {
+		return ledger.Entry{}, f.Governed(ctx, named)
+	}
+	return f.memory.Read(ctx, key, named)
+}
+
+// unpinned are the named results that the lock does not pin already and that the
+// user does not want pinned: a name in the lock means an image from outside.
 type unpinned struct{ w *lockWriter }
 
 // Result returns the result of a name that the lock does not pin.
 func (u unpinned) Result(ctx context.Context, key string) *ledger.Result {
+	k := lockfile.Key{Kind: lockfile.Image, Name: key}
 	old, err := u.w.old(ctx)
-	if _, pinned := old.Get(lockfile.Key{Kind: lockfile.Image, Name: key}); err != nil || pinned {
+	if _, pinned := old.Get(k); err != nil || pinned || u.w.given[k] {
 		return nil
 	}
 	return u.w.memory.Result(ctx, key)

@@ -90,6 +90,15 @@ func TestLockAllStages(t *testing.T) {
 	equal(t, "said then", said, []string{"[Dockerfile.lock] 7 pins, 7 of them as before"})
 }
 
+// What a tag was remembered as does not matter to who asks for it anew.
+func TestWritingStartsNoContainers(t *testing.T) {
+	t.Parallel()
+	b := stocked()
+	text, _ := written(t, b, dockerfile("FROM base:1\nFROM base:2\nRUN true\n"), "update")
+	equal(t, "containers", b.Containers(), []string{"/agent localfront/v1 results"})
+	equal(t, "pins", len(pins(t, text)), 3)
+}
+
 func TestLockWrites(t *testing.T) {
 	t.Parallel()
 	one := dockerfile("FROM base:1\nFROM base:2\n")
@@ -184,4 +193,26 @@ func TestLockedNamesWhatIsMissing(t *testing.T) {
 	_, err = run(t, b, with(what, "target", "b"))
 	fails(t, err, "locked is set and Dockerfile.lock does not pin https://example.com/x (line 5): "+
 		"docker build --platform linux/arm64 --build-arg V=3 --build-arg LOCALFRONT_LOCK=add -o . .", "Dockerfile:5")
+}
+
+// A name that a build here was given needs a pin as well, and adding what is
+// missing cannot give it one: the error says what does.
+func TestLockedNamesWhatWasBuiltHere(t *testing.T) {
+	t.Parallel()
+	const where = "base:1 (line 1), built on this builder under that name: name the build localhost/… instead, which needs no pin, or pin what a registry has: " +
+		"docker build --build-arg LOCALFRONT_LOCK=base:1 -o . ."
+	b := stocked()
+	build(t, b, dockerfile("FROM scratch\nCOPY file /\n", "name=base:1"))
+	what := dockerfile("FROM base:1\nCOPY --from=base:2 / /\n", "locked")
+	_, err := run(t, b, what)
+	fails(t, err, "locked is set and Dockerfile.lock, which does not exist, does not pin base:2 (line 2): "+
+		"docker build --build-arg LOCALFRONT_LOCK=add -o . .; nor "+where, "Dockerfile:2")
+
+	added, _ := written(t, b, what, "add")
+	_, err = run(t, b, beside(what, "Dockerfile.lock", added))
+	fails(t, err, "locked is set and Dockerfile.lock does not pin "+where, "Dockerfile:1")
+
+	pinned, _ := written(t, b, beside(what, "Dockerfile.lock", added), "base:1")
+	equal(t, "pins", len(pins(t, pinned)), 3)
+	build(t, b, beside(what, "Dockerfile.lock", pinned))
 }

@@ -28,11 +28,23 @@ type LockedError struct {
 	Names []string
 	// Command adds them.
 	Command string
+	// Built are names that the lock lacks as well, but that builds of this
+	// builder were given, and Instead pins what a registry has under them.
+	Built   []string
+	Instead string
 }
 
 // Error lists all that is missing and ends with the command that adds it.
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("locked is set and %s does not pin %s: %s", e.Lock, strings.Join(e.Names, ", "), e.Command)
+	if len(e.Built) == 0 {
+		return fmt.Sprintf("locked is set and %s does not pin %s: %s", e.Lock, strings.Join(e.Names, ", "), e.Command)
+	}
+	built := fmt.Sprintf("%s, built on this builder under that name: name the build localhost/… instead, which needs no pin, or pin what a registry has: %s",
+		strings.Join(e.Built, ", "), e.Instead)
+	if len(e.Names) == 0 {
+		return fmt.Sprintf("locked is set and %s does not pin %s", e.Lock, built)
+	}
+	return fmt.Sprintf("locked is set and %s does not pin %s: %s; nor %s", e.Lock, strings.Join(e.Names, ", "), e.Command, built)
 }
 
 // explain returns an error of the build as the user shall see it: about the
@@ -67,8 +79,8 @@ func withoutName(e *resolve.UnknownError, err error) error {
 // lacks returns the error that f lacks something that s names, err where it
 // lacks nothing.
 func (c *decorated) lacks(s *survey, f *lockfile.File, err error) error {
-	missing := s.missing(f)
-	if len(missing) == 0 {
+	missing, built := s.missing(f), s.builtHere()
+	if len(missing)+len(built) == 0 {
 		return err
 	}
 	e := &LockedError{Lock: c.lockName(f), Command: c.command(s, "add")}
@@ -83,6 +95,12 @@ func (c *decorated) lacks(s *survey, f *lockfile.File, err error) error {
 		e.Names = append(e.Names, u.String())
 		at.Ranges = append(at.Ranges, u.places...)
 	}
+	var short []string
+	for _, u := range built {
+		e.Built, short = append(e.Built, u.String()), append(short, u.short())
+		at.Ranges = append(at.Ranges, u.places...)
+	}
+	e.Instead = c.command(s, strings.Join(short, ","))
 	if len(at.Ranges) == 0 {
 		return e
 	}

@@ -38,6 +38,9 @@ type survey struct {
 	// asked are the image names that were looked up, also those that no lock
 	// has: by digest, and named results.
 	asked []resolve.Query
+	// own are the names that were answered by named results, save those of
+	// localhost/, with their places.
+	own map[string]*use
 }
 
 // use is one source that is named, by tag, ref or address.
@@ -55,6 +58,15 @@ type use struct {
 // answerer answers an image name of a survey.
 type answerer func(ctx context.Context, q resolve.Query) (resolve.Answer, error)
 
+// at adds places, one for each line.
+func (u *use) at(ranges []*pb.Range) {
+	for _, r := range ranges {
+		if !slices.ContainsFunc(u.places, func(o *pb.Range) bool { return o.Start.Line == r.Start.Line }) {
+			u.places = append(u.places, r)
+		}
+	}
+}
+
 // surveyor is the client that a Dockerfile is surveyed on.
 type surveyor struct {
 	*decorated
@@ -63,6 +75,7 @@ type surveyor struct {
 	mu    sync.Mutex
 	asked []resolve.Query
 	seen  map[string]*use // by name
+	own   map[string]*use // named results, by the reference that stands for each
 }
 
 // ResolveImageConfig answers as the survey wishes, and takes note of the name.
@@ -78,6 +91,9 @@ func (s *surveyor) ResolveImageConfig(ctx context.Context, ref string, opt sourc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, q)
+	if a.Own && !resolve.IsLocal(q.Name) {
+		s.own[a.Ref] = &use{Key: lockfile.Key{Kind: lockfile.Image, Name: q.Name.String()}}
+	}
 	if _, carries := q.Name.(reference.Canonical); !carries && !a.Own && !resolve.IsLocal(q.Name) {
 		u, ok := s.seen[q.Name.String()]
 		if !ok {
@@ -91,7 +107,7 @@ func (s *surveyor) ResolveImageConfig(ctx context.Context, ref string, opt sourc
 
 // survey reads the Dockerfile through.
 func (c *decorated) survey(ctx context.Context, ask answerer) (*survey, error) {
-	s := &surveyor{decorated: c, ask: ask, seen: map[string]*use{}}
+	s := &surveyor{decorated: c, ask: ask, seen: map[string]*use{}, own: map[string]*use{}}
 	bc, err := dockerui.NewClient(s)
 	if err != nil {
 		return nil, err
@@ -100,7 +116,7 @@ func (c *decorated) survey(ctx context.Context, ask answerer) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &survey{source: src, uses: map[lockfile.Key]*use{}}
+	out := &survey{source: src, uses: map[lockfile.Key]*use{}, own: s.own}
 	text, err := withAllStages(src.Data)
 	if err != nil {
 		return nil, onPlace(src, err)
@@ -212,11 +228,7 @@ func (s *survey) add(c *decorated, def *pb.Definition) error {
 			u = &use{Key: k}
 			s.uses[k] = u
 		}
-		for _, r := range ranges {
-			if !slices.ContainsFunc(u.places, func(o *pb.Range) bool { return o.Start.Line == r.Start.Line }) {
-				u.places = append(u.places, r)
-			}
-		}
+		u.at(ranges)
 		return u
 	}
 	for _, r := range remotes {
@@ -231,6 +243,10 @@ func (s *survey) add(c *decorated, def *pb.Definition) error {
 		return err
 	}
 	for _, img := range images {
+		if own, ok := s.own[img.Ref.String()]; ok {
+			own.at(places[img.Ref.String()])
+			continue
+		}
 		name := img.Ref
 		if tagged, ok := name.(reference.NamedTagged); ok {
 			if name, err = reference.WithTag(reference.TrimNamed(name), tagged.Tag()); err != nil {
@@ -325,6 +341,21 @@ func standIn(q resolve.Query) (resolve.Answer, error) {
 	img.RootFS = ocispecs.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("a layer")}}
 	config, err := json.Marshal(img)
 	return resolve.Answer{Ref: q.Name.String(), Config: config}, err
+}
+
+// builtHere returns the names that `locked` demands a pin for while named results
+// of this builder have them.
+func (s *survey) builtHere() []*use {
+	all := map[lockfile.Key]*use{}
+	for _, ref := range slices.Sorted(maps.Keys(s.own)) { // one for each platform
+		u := s.own[ref]
+		if first, ok := all[u.Key]; ok {
+			first.at(u.places)
+			continue
+		}
+		all[u.Key] = u
+	}
+	return slices.SortedFunc(maps.Values(all), func(a, b *use) int { return lockfile.Compare(a.Key, b.Key) })
 }
 
 // missing returns the uses that `locked` demands a pin for and f has none.

@@ -1,6 +1,10 @@
 package tests
 
 import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -9,8 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
@@ -49,6 +56,41 @@ func (l *lockRig) out(t *testing.T, file string, flags ...string) string {
 	return strings.TrimSpace(l.CLI.Read(t, "out/"+file))
 }
 
+// in is the same daemon, used in another folder.
+func (l *lockRig) in(t *testing.T) *lockRig {
+	t.Helper()
+	return &lockRig{rig: l.rig, CLI: l.CLI.In(t)}
+}
+
+// beside is another daemon with the same registry, used in a folder with the
+// given files.
+func (l *lockRig) beside(t *testing.T, files map[string]string) *lockRig {
+	t.Helper()
+	d := testengine.StartBuildkitd(t, testengine.Config{Insecure: []string{l.reg.Host()}})
+	other := &lockRig{rig: &rig{Buildkitd: d, reg: l.reg, frontend: l.frontend}, CLI: d.CLI(t)}
+	other.CLI.Write(t, files)
+	return other
+}
+
+// folder returns the files of the folder of l.
+func (l *lockRig) folder(t *testing.T) map[string]string {
+	t.Helper()
+	return map[string]string{"Dockerfile": l.CLI.Read(t, "Dockerfile"), "Dockerfile.lock": l.CLI.Read(t, "Dockerfile.lock")}
+}
+
+// bake builds several targets in one command: their fields in a Bakefile, by
+// name.
+func (l *lockRig) bake(t *testing.T, targets map[string]map[string]any, flags ...string) string {
+	t.Helper()
+	file := map[string]any{"target": targets, "group": map[string]any{"default": map[string]any{"targets": slices.Sorted(maps.Keys(targets))}}}
+	dt, err := json.Marshal(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.CLI.Write(t, map[string]string{"docker-bake.json": string(dt)})
+	return l.MustBuildx(t, append([]string{"bake", "--allow=fs=*"}, flags...)...)
+}
+
 // byTag are the requests for manifests by something else than a digest.
 func (l *lockRig) byTag() (out []string) {
 	for _, q := range l.reg.Requests() {
@@ -59,8 +101,8 @@ func (l *lockRig) byTag() (out []string) {
 	return out
 }
 
-// TestLockMovedTag is the life of a lock: written, held to, found stale, and
-// brought up to date.
+// TestLockMovedTag is the life of a lock: written, held to whatever else has its
+// name by now, found stale, and brought up to date.
 func TestLockMovedTag(t *testing.T) {
 	t.Parallel()
 	l := newLockRig(t)
@@ -72,15 +114,25 @@ func TestLockMovedTag(t *testing.T) {
 	if err != nil || len(files) != 2 {
 		t.Errorf("the folder has %v, want the Dockerfile and its lock", files)
 	}
-	if got := l.out(t, "release"); got != "3.20" {
-		t.Errorf("release %q", got)
-	}
-	wantLine(t, l.MustBuildx(t, "build", "--call=lock.check", "."), "Dockerfile.lock: all 2 pins are used and up to date")
 
 	moved := l.push(t, "alpine:3.20", busybox(t, "moved"))
-	if got := l.out(t, "release", "--pull"); got != "3.20" {
-		t.Errorf("after the tag has moved: release %q", got)
+	unlocked := l.in(t)
+	unlocked.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
+	if got := unlocked.out(t, "release"); got != "moved" {
+		t.Fatalf("without the lock: release %q", got)
 	}
+	if got := l.out(t, "release", "--pull"); got != "3.20" {
+		t.Errorf("the tag has moved, and memory has another image: release %q", got)
+	}
+	named := l.in(t)
+	named.CLI.Write(t, map[string]string{"f": "named"})
+	named.write(t, "FROM scratch", "COPY f /etc/release")
+	named.MustBuildx(t, "build", "--build-arg", "LOCALFRONT_NAME="+l.reg.Ref("alpine:3.20"), ".")
+	wantLine(t, l.MustBuildx(t, "build", "-o", "out", "."), "is passed over")
+	if got := strings.TrimSpace(l.CLI.Read(t, "out/release")); got != "3.20" {
+		t.Errorf("a named result has the name: release %q", got)
+	}
+
 	check, err := l.Buildx(t, "build", "--call=lock.check", ".")
 	if err == nil {
 		t.Error("lock.check of a stale lock succeeded")
@@ -98,6 +150,7 @@ func TestLockMovedTag(t *testing.T) {
 	if got := l.out(t, "release"); got != "moved" {
 		t.Errorf("after update: release %q", got)
 	}
+	t.Run("locked", func(t *testing.T) { lockedMendsItself(t, l.in(t)) })
 }
 
 func linesChanged(a, b string) (n int) {
@@ -110,13 +163,37 @@ func linesChanged(a, b string) (n int) {
 	return n
 }
 
+// lockedMendsItself: what the error says to run mends it.
+func lockedMendsItself(t *testing.T, l *lockRig) {
+	l.write(t, "ARG V=none", "FROM REG/alpine:3.20 AS a", "FROM REG/other:$V", "COPY --from=a /etc/release /r")
+	out, err := l.Buildx(t, "build", "--build-arg", "V=1", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
+	if err == nil {
+		t.Fatal("it was built")
+	}
+	_, rest, ok := strings.Cut(out, "locked is set and Dockerfile.lock, which does not exist, does not pin ")
+	if !ok {
+		t.Fatalf("another error:\n%s", out)
+	}
+	for _, want := range []string{"other:1 (line 4)", "alpine:3.20 (line 3), built on this builder"} {
+		wantLine(t, rest, want)
+	}
+	// What is missing can be added; what a build was named, by its name only.
+	_, commands, _ := strings.Cut(strings.SplitN(rest, "\n", 2)[0], ": docker ")
+	add, named, _ := strings.Cut(commands, "; nor ")
+	l.MustBuildx(t, strings.Fields(add)...)
+	_, named, _ = strings.Cut(named, ": docker ")
+	l.MustBuildx(t, strings.Fields(named)...)
+	l.MustBuildx(t, "build", "--build-arg", "V=1", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
+}
+
 // TestLockRequests counts: none when warm, by digest only when cold, and none
-// without a network.
+// without a network. A registry that gives other bytes under a digest gives
+// nothing.
 func TestLockRequests(t *testing.T) {
 	t.Parallel()
 	l := newLockRig(t)
 	l.write(t, "FROM REG/alpine:3.20", "RUN echo hello")
-	text, _ := l.lock(t, "update")
+	l.lock(t, "update")
 	l.MustBuildx(t, "build", "--provenance=false", ".") // or its layers would not be looked for
 	l.cold(t)
 	l.MustBuildx(t, "build", "--provenance=false", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
@@ -132,61 +209,37 @@ func TestLockRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	other := testengine.StartBuildkitd(t, testengine.Config{Insecure: []string{l.reg.Host()}})
-	cold := &lockRig{rig: &rig{Buildkitd: other, reg: l.reg, frontend: l.frontend}, CLI: other.CLI(t)}
-	cold.write(t, "FROM REG/alpine:3.20", "RUN echo hello")
-	cold.CLI.Write(t, map[string]string{"Dockerfile.lock": text})
+	cold := l.beside(t, l.folder(t))
 	l.reg.Reset()
 	cold.MustBuildx(t, "build", ".")
 	if tags := cold.byTag(); len(tags) > 0 || len(cold.requests()) == 0 {
 		t.Errorf("asked for by tag: %q; of all requests %q", tags, cold.requests())
 	}
-}
-
-// TestLockKeepsWrongContentOut: other bytes under the digest, another image in
-// memory, and a named result of the name.
-func TestLockKeepsWrongContentOut(t *testing.T) {
-	t.Parallel()
-	l := newLockRig(t)
-	l.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
-	text, _ := l.lock(t, "update")
-	if err := os.Remove(filepath.Join(l.CLI.Dir, "Dockerfile.lock")); err != nil {
-		t.Fatal(err)
-	}
-	l.push(t, "alpine:3.20", busybox(t, "memory"))
-	if got := l.out(t, "release"); got != "memory" {
-		t.Fatalf("without the lock: release %q", got)
-	}
-	l.CLI.Write(t, map[string]string{"Dockerfile.lock": text})
-	if got := l.out(t, "release"); got != "3.20" {
-		t.Errorf("memory has another image: release %q", got)
-	}
-
-	named := l.CLI.In(t)
-	named.Write(t, map[string]string{"Dockerfile": l.dockerfile("", "FROM scratch", "COPY f /etc/release"), "f": "named"})
-	named.MustBuildx(t, "build", "--build-arg", "LOCALFRONT_NAME="+l.reg.Ref("alpine:3.20"), ".")
-	out := l.MustBuildx(t, "build", "-o", "out", ".")
-	wantLine(t, out, "is passed over")
-	if got := strings.TrimSpace(l.CLI.Read(t, "out/release")); got != "3.20" {
-		t.Errorf("a named result has the name: release %q", got)
-	}
-
-	other := testengine.StartBuildkitd(t, testengine.Config{Insecure: []string{l.reg.Host()}})
-	cold := &lockRig{rig: &rig{Buildkitd: other, reg: l.reg, frontend: l.frontend}, CLI: other.CLI(t)}
-	cold.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
-	cold.CLI.Write(t, map[string]string{"Dockerfile.lock": text})
-	l.reg.SetFaults("alpine", testregistry.Fault{Kinds: []testregistry.Kind{testregistry.Manifest, testregistry.Blob}, Corrupt: true})
+	digest := l.push(t, "rotten:1", busybox(t, "rotten"))
+	cold.write(t, "FROM REG/rotten:1")
+	cold.CLI.Write(t, map[string]string{"Dockerfile.lock": "version = 1\n[image.\"" + l.reg.Ref("rotten:1") + "\"]\ndigest = \"" + digest + "\"\n"})
+	l.reg.SetFaults("rotten", testregistry.Fault{Kinds: []testregistry.Kind{testregistry.Manifest, testregistry.Blob}, Corrupt: true})
 	defer l.reg.ClearFaults()
-	if out, err := cold.Buildx(t, "build", "-o", "out", "."); err == nil {
-		t.Errorf("other bytes under the digest were built:\n%s", out)
+	if out, err := cold.Buildx(t, "build", "."); err == nil || !strings.Contains(out, "unexpected commit digest") {
+		t.Errorf("other bytes under the digest: error %v\n%s", err, out)
 	}
 }
 
-// TestLockEverything: ten bases, three platforms, ARG, COPY --from, RUN --mount,
-// ONBUILD.
-func TestLockEverything(t *testing.T) {
+// TestLockIsWritten, of everything that a Dockerfile names and of nothing else,
+// short and good to read.
+func TestLockIsWritten(t *testing.T) {
 	t.Parallel()
 	l := newLockRig(t)
+	for name, f := range map[string]func(*testing.T, *lockRig){
+		"everything": lockEverything, "services": lockOfServices, "frontend and scanner": lockTools,
+	} {
+		t.Run(name, func(t *testing.T) { f(t, l.in(t)) })
+	}
+}
+
+// lockEverything: ten bases, three platforms, ARG, COPY --from, RUN --mount,
+// ONBUILD.
+func lockEverything(t *testing.T, l *lockRig) {
 	platforms := []string{"linux/amd64", "linux/arm64", "linux/arm/v7"}
 	lines := []string{"ARG V=none"}
 	var want []string
@@ -234,86 +287,212 @@ func (l *lockRig) pushIndex(t *testing.T, name string, platforms []string, opts 
 	l.push(t, name, idx)
 }
 
-// TestLockedMendsItself: what the error says to run mends it.
-func TestLockedMendsItself(t *testing.T) {
-	t.Parallel()
-	l := newLockRig(t)
-	l.push(t, "other:1", busybox(t, "other"))
-	l.write(t, "ARG V=1", "FROM REG/alpine:3.20 AS a", "FROM REG/other:$V", "COPY --from=a /etc/release /r")
-	out, err := l.Buildx(t, "build", "--build-arg", "V=1", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
-	if err == nil {
-		t.Fatal("it was built")
-	}
-	_, rest, ok := strings.Cut(out, "locked is set and Dockerfile.lock, which does not exist, does not pin ")
-	if !ok {
-		t.Fatalf("another error:\n%s", out)
-	}
-	for _, want := range []string{"alpine:3.20 (line 3)", "other:1 (line 4)"} {
-		wantLine(t, rest, want)
-	}
-	_, command, _ := strings.Cut(strings.SplitN(rest, "\n", 2)[0], ": docker ")
-	l.MustBuildx(t, strings.Fields(command)...)
-	l.MustBuildx(t, "build", "--build-arg", "V=1", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
+// services are three Dockerfiles as people write them.
+var services = map[string][]string{
+	"go": {
+		"ARG GO=1.26", "FROM REG/golang:${GO}-alpine AS build", "WORKDIR /src", "COPY . .", "RUN mkdir -p /out && cp main.go /out/app",
+		"FROM REG/distroless/static:nonroot", "COPY --from=build /out/app /app", "COPY --from=REG/certs:1 /etc/release /etc/certs",
+	},
+	"node": {
+		"FROM REG/node:24-slim AS deps", "WORKDIR /app", "COPY main.go .", "RUN echo modules > node_modules",
+		"FROM REG/node:24-slim", "COPY --from=deps /app /app", "CMD [\"node\"]",
+	},
+	"python": {
+		"FROM REG/uv:0.9 AS uv", "FROM REG/python:3.14-slim", "COPY --from=uv /etc/release /uv", "RUN --mount=from=REG/certs:1,target=/certs cp /certs/etc/release /c",
+	},
 }
 
-// TestLockIsReadBesideTheDockerfile, wherever that is.
+// lockOfServices: short, and good to read.
+func lockOfServices(t *testing.T, l *lockRig) {
+	l.CLI.Write(t, map[string]string{"main.go": "package main\n"})
+	for _, name := range []string{"golang:1.26-alpine", "distroless/static:nonroot", "certs:1", "node:24-slim", "uv:0.9", "python:3.14-slim"} {
+		l.push(t, name, busybox(t, name))
+	}
+	targets := map[string]map[string]any{}
+	for name, lines := range services {
+		l.CLI.Write(t, map[string]string{name + ".Dockerfile": l.dockerfile("", lines...)})
+		targets[name] = map[string]any{"dockerfile": name + ".Dockerfile"}
+	}
+	l.bake(t, targets, "--set=*.args.LOCALFRONT_LOCK=update", "--set=*.output=.")
+	for name := range services {
+		if text := l.CLI.Read(t, name+".Dockerfile.lock"); len(text) >= 1024 {
+			t.Errorf("%s: %d bytes:\n%s", name, len(text), text)
+		}
+	}
+	l.bake(t, targets, "--set=*.args.LOCALFRONT_LOCKED=1")
+}
+
+// lockTools: the frontend and the SBOM scanner, by tag, are in the lock. The
+// scanner is held to it; of the frontend lock.check gives the line to paste.
+func lockTools(t *testing.T, l *lockRig) {
+	scanner := func(text string) {
+		l.push(t, "scanner:1", busybox(t, text, testimage.File("/scan.sh", strings.ReplaceAll(scanned, "found", text)), testimage.Config(func(c *v1.ConfigFile) {
+			c.Config.Entrypoint, c.Config.Cmd = []string{"sh", "/scan.sh"}, nil
+		})))
+	}
+	scanner("first")
+	tag, digest, _ := strings.Cut(l.frontend, "@")
+	dockerfile := func(syntax string) map[string]string {
+		return map[string]string{"Dockerfile": "# syntax=" + syntax + " locked\nFROM " + l.reg.Ref("alpine:3.20") + "\nCOPY added /added\n", "added": "added"}
+	}
+	l.CLI.Write(t, dockerfile(tag))
+	sbom := "--attest=type=sbom,generator=" + l.reg.Ref("scanner:1")
+	text, _ := l.lock(t, "update", sbom)
+	for _, want := range []string{tag + "\"]\ndigest = \"" + digest, l.reg.Ref("scanner:1"), l.reg.Ref("alpine:3.20")} {
+		wantLine(t, text, want)
+	}
+	scanner("second")
+	check, err := l.Buildx(t, "build", sbom, "--call=lock.check", ".")
+	if err == nil {
+		t.Error("lock.check of a stale lock succeeded")
+	}
+	wantLine(t, check, "3 pins, 0 missing, 1 stale, 0 unused")
+	_, line, _ := strings.Cut(check, "\npin the frontend as well: # syntax=")
+	line, _, _ = strings.Cut(line, "\n")
+	if want := l.frontend + " locked"; line != want {
+		t.Fatalf("the line to paste is %q, want %q", line, want)
+	}
+	l.CLI.Write(t, dockerfile(strings.TrimSuffix(line, " locked")))
+	l.MustBuildx(t, "build", sbom, "-o", "out", ".")
+	wantLine(t, l.CLI.Read(t, "out/sbom.spdx.json"), "first 3.20 added")
+}
+
+// TestLockIsReadBesideTheDockerfile, wherever that is, and nowhere else.
 func TestLockIsReadBesideTheDockerfile(t *testing.T) {
 	t.Parallel()
 	l := newLockRig(t)
 	l.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
-	text, _ := l.lock(t, "update")
+	l.lock(t, "update")
 	l.push(t, "alpine:3.20", busybox(t, "moved"))
-	df := l.CLI.Read(t, "Dockerfile")
-	build := func(t *testing.T, want string, files map[string]string, flags ...string) {
-		t.Helper()
-		at := l.CLI.In(t)
-		at.Write(t, files)
-		at.MustBuildx(t, append(append([]string{"build", "-o", "out"}, flags...), ".")...)
-		if got := strings.TrimSpace(at.Read(t, "out/release")); got != want {
-			t.Errorf("release %q, want %q", got, want)
+	both := l.folder(t)
+	t.Run("in folders", func(t *testing.T) { lockInFolders(t, l.in(t), both) })
+	t.Run("elsewhere", func(t *testing.T) { lockElsewhere(t, l.in(t), both) })
+	t.Run("unreadable", func(t *testing.T) { unreadableLocks(t, l, both["Dockerfile"]) })
+}
+
+// released fails unless each target was built on the given release.
+func (l *lockRig) released(t *testing.T, want map[string]string) {
+	t.Helper()
+	for name, release := range want {
+		if got := strings.TrimSpace(l.CLI.Read(t, name+"/release")); got != release {
+			t.Errorf("%s: release %q, want %q", name, got, release)
 		}
 	}
-	build(t, "3.20", map[string]string{"sub/Other.Dockerfile": df, "sub/Other.Dockerfile.lock": text}, "-f", "sub/Other.Dockerfile")
-	build(t, "3.20", map[string]string{"sub/Other.Dockerfile": df, "sub/Dockerfile.lock": text}, "-f", "sub/Other.Dockerfile")
-	build(t, "moved", map[string]string{"sub/Other.Dockerfile": df, "Dockerfile.lock": text}, "-f", "sub/Other.Dockerfile")
-	build(t, "3.20", map[string]string{"Dockerfile": df, "Dockerfile.lock": text, ".dockerignore": "*\n"})
-	build(t, "3.20", map[string]string{"Dockerfile": df, "Dockerfile.lock": text, "Dockerfile.dockerignore": "*\n"})
+}
 
-	fails := func(t *testing.T, want string, prepare func(dir string) error) {
+func lockInFolders(t *testing.T, l *lockRig, both map[string]string) {
+	df, text := both["Dockerfile"], both["Dockerfile.lock"]
+	targets := map[string]map[string]any{}
+	for name, files := range map[string]map[string]string{
+		"own":         {"sub/Other.Dockerfile": df, "sub/Other.Dockerfile.lock": text},
+		"folder's":    {"sub/Other.Dockerfile": df, "sub/Dockerfile.lock": text},
+		"other's":     {"sub/Other.Dockerfile": df, "Dockerfile.lock": text},
+		"ignored":     {"Dockerfile": df, "Dockerfile.lock": text, ".dockerignore": "*\n"},
+		"own ignored": {"Dockerfile": df, "Dockerfile.lock": text, "Dockerfile.dockerignore": "*\n"},
+	} {
+		dockerfile := "Dockerfile"
+		for file, text := range files {
+			l.CLI.Write(t, map[string]string{filepath.Join(name, file): text})
+			if strings.HasSuffix(file, "Other.Dockerfile") {
+				dockerfile = file
+			}
+		}
+		target := strings.NewReplacer(" ", "-", "'", "").Replace(name)
+		targets[target] = map[string]any{"context": name, "dockerfile": dockerfile, "output": []string{"out/" + target}}
+	}
+	l.bake(t, targets)
+	l.released(t, map[string]string{"out/own": "3.20", "out/folders": "3.20", "out/others": "moved", "out/ignored": "3.20", "out/own-ignored": "3.20"})
+}
+
+// archive returns a tar of files.
+func archive(t *testing.T, files map[string]string) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(files[name]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(files[name])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// lockElsewhere: a Dockerfile that is no file of the user's machine, or no file
+// at all.
+func lockElsewhere(t *testing.T, l *lockRig, both map[string]string) {
+	repos := t.TempDir()
+	const bakefile = `target "default" { output = ["input"] }`
+	commitFiles(t, filepath.Join(repos, "ctx.git"), map[string]string{
+		"Dockerfile": both["Dockerfile"], "Dockerfile.lock": both["Dockerfile.lock"], "docker-bake.hcl": bakefile,
+		"sub/Dockerfile": both["Dockerfile"], "sub/Dockerfile.lock": both["Dockerfile.lock"], "none/Dockerfile": both["Dockerfile"],
+	})
+	w := newWeb(t, repos)
+	w.put("/ctx.tar", archive(t, both))
+	w.put("/Dockerfile", both["Dockerfile"])
+	w.put("/Dockerfile.lock", both["Dockerfile.lock"])
+	git := w.URL + "/git/ctx.git#main"
+	target := func(context, output string) map[string]any {
+		return map[string]any{"context": context, "output": []string{output}}
+	}
+	l.bake(t, map[string]map[string]any{
+		"git": target(git, "git"), "folder": target(git+":sub", "folder"), "none": target(git+":none", "none"),
+		"archive": target(w.URL+"/ctx.tar", "archive"), "file": target(w.URL+"/Dockerfile", "file"),
+	})
+	// A Bakefile that is there itself: the Dockerfile is an input of the build.
+	l.MustBuildx(t, "bake", "--allow=fs=*", git)
+	l.released(t, map[string]string{"git": "3.20", "folder": "3.20", "none": "moved", "archive": "3.20", "file": "moved", "input": "3.20"})
+
+	// On the standard input: with all that is in the archive, or by itself.
+	l.CLI.Write(t, both)
+	l.Stdin = archive(t, both)
+	l.MustBuildx(t, "build", "-o", "stdin", "-")
+	l.Stdin = both["Dockerfile"]
+	l.MustBuildx(t, "build", "-o", "alone", "-f", "-", ".")
+	l.Stdin = ""
+	l.MustBuildx(t, "build", "-o", "fetched", "-f", w.URL+"/Dockerfile", ".")
+	// A Dockerfile here for a context elsewhere.
+	l.MustBuildx(t, "build", "-o", "here", "-f", filepath.Join(l.Dir, "Dockerfile"), w.URL+"/git/ctx.git#main:none")
+	l.released(t, map[string]string{"stdin": "3.20", "alone": "moved", "fetched": "moved", "here": "3.20"})
+}
+
+func unreadableLocks(t *testing.T, l *lockRig, df string) {
+	fails := func(t *testing.T, prepare func(lock string) error, want ...string) {
 		t.Helper()
 		at := l.CLI.In(t)
 		at.Write(t, map[string]string{"Dockerfile": df})
-		if err := prepare(at.Dir); err != nil {
+		if err := prepare(filepath.Join(at.Dir, "Dockerfile.lock")); err != nil {
 			t.Fatal(err)
 		}
 		out, err := at.Buildx(t, "build", ".")
 		if err == nil {
 			t.Error("it was built")
 		}
-		wantLine(t, out, want)
+		for _, text := range want {
+			wantLine(t, out, text)
+		}
 	}
-	fails(t, "Dockerfile.lock: it is a symbolic link to", func(dir string) error {
-		return os.Symlink("../../../../../../etc/hostname", filepath.Join(dir, "Dockerfile.lock"))
-	})
-	fails(t, "Dockerfile.lock: it is a directory", func(dir string) error {
-		return os.MkdirAll(filepath.Join(dir, "Dockerfile.lock"), 0o700)
-	})
-	fails(t, "Dockerfile.lock:2: merge conflict markers", func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "Dockerfile.lock"), []byte("version = 1\n<<<<<<< HEAD\n"), 0o600)
-	})
+	fails(t, func(lock string) error { return os.Symlink("../../../../../../etc/hostname", lock) }, "Dockerfile.lock: it is a symbolic link to")
+	fails(t, func(lock string) error { return os.MkdirAll(lock, 0o700) }, "Dockerfile.lock: it is a directory")
+	fails(t, func(lock string) error { return os.WriteFile(lock, []byte("version = 1\n<<<<<<< HEAD\n"), 0o600) },
+		"Dockerfile.lock:2: merge conflict markers", "   2 | >>> <<<<<<< HEAD\n")
 }
 
-// web is a server of one file that changes, and of repositories.
+// web is a server of files that change, and of repositories.
 type web struct {
 	*httptest.Server
 	requests atomic.Int64
-	body     atomic.Value
+	files    sync.Map // by path
 }
 
 func newWeb(t *testing.T, repos string) *web {
 	t.Helper()
 	w := &web{}
-	w.body.Store("one")
 	git, err := exec.LookPath("git")
 	if err != nil {
 		t.Fatal(err)
@@ -323,7 +502,14 @@ func newWeb(t *testing.T, repos string) *web {
 		Path: git, Root: "/git", Args: []string{"http-backend"},
 		Env: []string{"GIT_PROJECT_ROOT=" + repos, "GIT_HTTP_EXPORT_ALL=1"},
 	})
-	mux.HandleFunc("/tool", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte(w.body.Load().(string))) })
+	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
+		text, ok := w.files.Load(r.URL.Path)
+		if !ok {
+			http.NotFound(rw, r)
+			return
+		}
+		_, _ = rw.Write([]byte(text.(string)))
+	})
 	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.requests.Add(1)
 		mux.ServeHTTP(rw, r)
@@ -331,6 +517,9 @@ func newWeb(t *testing.T, repos string) *web {
 	t.Cleanup(w.Close)
 	return w
 }
+
+// put makes a file of the server.
+func (w *web) put(path, text string) { w.files.Store(path, text) }
 
 // commitFiles makes a commit of files in a repository, which is begun if need
 // be.
@@ -356,102 +545,57 @@ func commitFiles(t *testing.T, dir string, files map[string]string) {
 	git("commit", "-q", "-m", "x")
 }
 
-// TestLockRemotes: what ADD takes from a server and from a repository, and a
-// lock in a git context.
+// TestLockRemotes: an image, what ADD takes from a server, and what it takes from
+// a repository, all of which move on. localfront is held to the lock, and the
+// official frontend to the policy that is made of it.
 func TestLockRemotes(t *testing.T) {
 	t.Parallel()
 	l := newLockRig(t)
 	repos := t.TempDir()
-	commitFiles(t, filepath.Join(repos, "src.git"), map[string]string{"dir/file": "one"})
 	w := newWeb(t, repos)
-	l.write(t, "FROM scratch", "ADD "+w.URL+"/tool /tool", "ADD "+w.URL+"/git/src.git#main:dir /src/")
+	move := func(text string) {
+		w.put("/tool", text)
+		commitFiles(t, filepath.Join(repos, "src.git"), map[string]string{"dir/file": text})
+		l.push(t, "alpine:3.20", busybox(t, text))
+	}
+	built := func(t *testing.T, l *lockRig) {
+		t.Helper()
+		l.MustBuildx(t, "build", "-o", "out", ".")
+		for _, file := range []string{"out/tool", "out/src/file", "out/release"} {
+			if got := strings.TrimSpace(l.CLI.Read(t, file)); got != "one" {
+				t.Errorf("%s has %q, want what was locked", file, got)
+			}
+		}
+	}
+	move("one")
+	l.write(t, "FROM scratch", "ADD "+w.URL+"/tool /tool", "ADD "+w.URL+"/git/src.git#main:dir /src/", "COPY --from=REG/alpine:3.20 /etc/release /release")
 	text, said := l.lock(t, "update")
 	for _, want := range []string{"[http.\"" + w.URL + "/tool\"]", "[git.\"" + w.URL + "/git/src.git#main\"]\ncommit = "} {
 		wantLine(t, text, want)
 	}
 	wantLine(t, said, "/tool: new, sha256:")
-	both := func(t *testing.T) string {
-		return l.out(t, "tool") + " " + strings.TrimSpace(l.CLI.Read(t, "out/src/file"))
-	}
-	if got := both(t); got != "one one" {
-		t.Errorf("built %q", got)
-	}
-	w.body.Store("two")
-	commitFiles(t, filepath.Join(repos, "src.git"), map[string]string{"dir/file": "two"})
+	built(t, l)
+
+	move("two")
 	l.cold(t)
 	before := w.requests.Load()
-	if got := both(t); got != "one one" {
-		t.Errorf("after both have moved, built %q", got)
-	}
+	built(t, l)
 	if n := w.requests.Load() - before; n > 0 {
 		t.Errorf("%d requests of a warm locked build, want none", n)
 	}
-	l.lock(t, "update")
-	if got := both(t); got != "two two" {
-		t.Errorf("after update, built %q", got)
-	}
 
-	l.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
-	pinned, _ := l.lock(t, "update")
-	commitFiles(t, filepath.Join(repos, "ctx.git"), map[string]string{"Dockerfile": l.CLI.Read(t, "Dockerfile"), "Dockerfile.lock": pinned})
-	l.push(t, "alpine:3.20", busybox(t, "moved"))
-	l.MustBuildx(t, "build", "-o", "git", w.URL+"/git/ctx.git#main")
-	if got := strings.TrimSpace(l.CLI.Read(t, "git/release")); got != "3.20" {
-		t.Errorf("from a git context, built %q", got)
-	}
-}
-
-// services are three Dockerfiles as people write them.
-var services = map[string][]string{
-	"go": {
-		"ARG GO=1.26", "FROM REG/golang:${GO}-alpine AS build", "WORKDIR /src", "COPY . .", "RUN mkdir -p /out && cp main.go /out/app",
-		"FROM REG/distroless/static:nonroot", "COPY --from=build /out/app /app", "COPY --from=REG/certs:1 /etc/release /etc/certs",
-	},
-	"node": {
-		"FROM REG/node:24-slim AS deps", "WORKDIR /app", "COPY main.go .", "RUN echo modules > node_modules",
-		"FROM REG/node:24-slim", "COPY --from=deps /app /app", "CMD [\"node\"]",
-	},
-	"python": {
-		"FROM REG/uv:0.9 AS uv", "FROM REG/python:3.14-slim", "COPY --from=uv /etc/release /uv", "RUN --mount=from=REG/certs:1,target=/certs cp /certs/etc/release /c",
-	},
-}
-
-// TestLockOfServices: short, and good to read.
-func TestLockOfServices(t *testing.T) {
-	t.Parallel()
-	l := newLockRig(t)
-	l.CLI.Write(t, map[string]string{"main.go": "package main\n"})
-	for _, name := range []string{"golang:1.26-alpine", "distroless/static:nonroot", "certs:1", "node:24-slim", "uv:0.9", "python:3.14-slim"} {
-		l.push(t, name, busybox(t, name))
-	}
-	for name, lines := range services {
-		l.write(t, lines...)
-		text, _ := l.lock(t, "update")
-		if len(text) >= 1024 {
-			t.Errorf("%s: %d bytes:\n%s", name, len(text), text)
-		}
-		l.MustBuildx(t, "build", "--build-arg", "LOCALFRONT_LOCKED=1", ".")
-	}
-}
-
-// TestLockPolicy holds the official frontend to the lock.
-func TestLockPolicy(t *testing.T) {
-	t.Parallel()
-	l := newLockRig(t)
-	l.write(t, "FROM scratch", "COPY --from=REG/alpine:3.20 /etc/release /release")
-	l.lock(t, "update")
-	out := l.MustBuildx(t, "build", "--progress=quiet", "--call=lock.policy", ".")
-	i, j := strings.Index(out, "{"), strings.LastIndex(out, "}")
+	policy := l.MustBuildx(t, "build", "--progress=quiet", "--call=lock.policy", ".")
+	i, j := strings.Index(policy, "{"), strings.LastIndex(policy, "}")
 	if i < 0 || j < i {
-		t.Fatalf("no policy:\n%s", out)
+		t.Fatalf("no policy:\n%s", policy)
 	}
-	l.push(t, "alpine:3.20", busybox(t, "moved"))
-	official := l.CLI.In(t)
+	official := l.in(t)
 	official.Env = append(slices.Clone(official.Env), "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY="+filepath.Join(official.Dir, "policy.json"))
-	df := "FROM scratch\nCOPY --from=" + l.reg.Ref("alpine:3.20") + " /etc/release /release\n"
-	official.Write(t, map[string]string{"Dockerfile": df, "policy.json": out[i : j+1]})
-	official.MustBuildx(t, "build", "-o", "out", ".")
-	if got := strings.TrimSpace(official.Read(t, "out/release")); got != "3.20" {
-		t.Errorf("under the policy: release %q", got)
+	_, df, _ := strings.Cut(l.CLI.Read(t, "Dockerfile"), "\n") // without the syntax line
+	official.CLI.Write(t, map[string]string{"Dockerfile": df, "policy.json": policy[i : j+1]})
+	built(t, official)
+
+	if now, _ := l.lock(t, "update"); linesChanged(text, now) != 3 {
+		t.Errorf("update of all three:\n%s\n%s", text, now)
 	}
 }
