@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/suggest"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/frontend/lockfile"
 	"github.com/org/localfront/frontend/resolve"
@@ -171,11 +172,12 @@ func (w *lockWriter) checkGiven(s *survey) error {
 		if found {
 			continue
 		}
+		name = lockfile.WithoutCredentials(name)
 		remedy := "known are " + strings.Join(known, ", ")
 		if match, ok := suggest.Search(name, known, true); ok {
 			remedy = "did you mean " + match + "?"
 		}
-		return &OptionError{"LOCALFRONT_LOCK=" + w.mode, false, fmt.Sprintf("%s takes nothing by the name %q", w.lock.dockerfile, name), remedy}
+		return &OptionError{"LOCALFRONT_LOCK=" + lockfile.WithoutCredentials(w.mode), false, fmt.Sprintf("%s takes nothing by the name %q", w.lock.dockerfile, name), remedy}
 	}
 	return nil
 }
@@ -195,6 +197,9 @@ func (w *lockWriter) now(ctx context.Context, s *survey, old *lockfile.File) (*l
 		_, there := old.Get(u.Key)
 		if there && w.keeps(u.Key) || !there && w.mode != lockUpdate && w.mode != lockAdd && !w.given[u.Key] {
 			continue
+		}
+		if graph.LooksSecret(u.Name) {
+			return nil, fmt.Errorf("%s has what looks like a token in its address, and a lock is committed: give it as the secret HTTP_AUTH_TOKEN_<host> or GIT_AUTH_TOKEN", u)
 		}
 		value, err := w.value(ctx, u)
 		if err != nil {
@@ -219,7 +224,7 @@ func (c *decorated) value(ctx context.Context, u *use) (string, error) {
 	if c.opts.offline {
 		return "", fmt.Errorf("offline: nobody can be asked what %s is: build without offline", u.Name)
 	}
-	md, err := c.Client.ResolveSourceMetadata(ctx, op, sourceresolver.Opt{LogName: "[internal] resolve " + u.Name})
+	md, err := c.Client.ResolveSourceMetadata(ctx, op, sourceresolver.Opt{LogName: "[internal] resolve " + u.short()})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", u.String(), err)
 	}

@@ -173,6 +173,40 @@ func TestNamesThatTheDockerfileHasNot(t *testing.T) {
 	fails(t, err, `build arg: option "LOCALFRONT_LOCK=updte": Dockerfile takes nothing by the name "updte": did you mean update?`, "")
 }
 
+// A lock is committed and errors are logged: neither tells a secret.
+func TestLockTellsNoSecret(t *testing.T) {
+	t.Parallel()
+	token := "ghp_" + strings.Repeat("a1B2", 9)
+	b := stocked()
+	add := func(words, lines string) fakegateway.Build {
+		what := dockerfile("FROM base:1\n"+lines, words)
+		return with(what, "build-arg:PART", "a-secret-part", "build-arg:TOKEN", token, "build-arg:V", "1", "context:src", "https://me:a-secret@example.com/x.git")
+	}
+	for _, tt := range []struct {
+		name, want string
+		what       fakegateway.Build
+	}{
+		{
+			"build args in credentials, tokens, and a context with credentials",
+			"does not pin base:1 (line 1), https://example.com/1 (line 4), https://example.com/?x=… (line 4), https://example.com/x (line 3): docker build --build-arg PART --build-arg TOKEN --build-arg V=1 --build-context 'src=https://…@example.com/x.git' --build-arg LOCALFRONT_LOCK=add -o . .",
+			add("locked", "ARG PART TOKEN V\nADD https://me:${PART}@example.com/x /\nADD https://example.com/$V https://example.com/?x=$TOKEN /\n"),
+		},
+		{
+			"a name of the command line", `"https://…@example.com/y"`,
+			with(add("", "ADD https://example.com/x /\n"), "build-arg:LOCALFRONT_LOCK", "https://me:a-secret@example.com/y"),
+		},
+		{
+			"a token in an address", "https://example.com/?x=… (line 3) has what looks like a token in its address",
+			with(add("", "ARG TOKEN\nADD https://example.com/?x=$TOKEN /\n"), "build-arg:LOCALFRONT_LOCK", "update"),
+		},
+	} {
+		_, err := run(t, b, tt.what)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "a-secret") || strings.Contains(err.Error(), token) {
+			t.Errorf("%s: error %v, want one that says %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestLockedNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	const text = "ARG V=1\nFROM base:$V AS a\nFROM base:2 AS b\nCOPY --from=base:2 /f /f\nADD https://example.com/x /\nFROM a\nRUN true\n"

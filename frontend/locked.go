@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
 
+	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/lockfile"
 	"github.com/org/localfront/frontend/resolve"
 )
@@ -125,14 +126,14 @@ func (u *use) String() string {
 
 func (u *use) short() string { return short(u.Key) }
 
-// short returns the name of a key as people write it.
+// short returns the name of a key as people write it, to be shown.
 func short(k lockfile.Key) string {
 	if k.Kind == lockfile.Image {
 		if named, err := reference.ParseNormalizedNamed(k.Name); err == nil {
 			return reference.FamiliarString(named)
 		}
 	}
-	return k.Name
+	return graph.HideSecrets(k.Name)
 }
 
 // lockName returns the name of the lock that is read, or would be written.
@@ -150,7 +151,9 @@ func (c *decorated) command(s *survey, what string) string {
 	return lockfile.Command(own, what, c.flags(s)...)
 }
 
-// flags are the user's flags that decide which names the Dockerfile has.
+// flags are the user's flags that decide which names the Dockerfile has. They go
+// into errors, and so into logs: a build arg that may be a secret stands without
+// its value, which docker takes from the environment then.
 func (c *decorated) flags(s *survey) (flags []string) {
 	opts := c.ahead.opts
 	if v := opts["platform"]; v != "" {
@@ -159,12 +162,16 @@ func (c *decorated) flags(s *survey) (flags []string) {
 	args := namingArgs(s.source.Data)
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
 		v := opts[k]
-		if name, ok := strings.CutPrefix(k, argPrefix); ok && (args[name] || k == keySyntaxArg) {
-			flags = append(flags, lockfile.Flag("--build-arg", name+"="+v))
+		if name, ok := strings.CutPrefix(k, argPrefix); ok && (args[name] != unused || k == keySyntaxArg) {
+			arg := name + "=" + v
+			if args[name] == inCredentials || graph.LooksSecret(v) {
+				arg = name
+			}
+			flags = append(flags, lockfile.Flag("--build-arg", arg))
 		}
 		name, ok := strings.CutPrefix(k, "context:")
 		if ok && !strings.HasPrefix(v, "local:") && !strings.HasPrefix(v, "input:") && !strings.HasPrefix(v, "oci-layout:") {
-			flags = append(flags, lockfile.Flag("--build-context", name+"="+v))
+			flags = append(flags, lockfile.Flag("--build-context", name+"="+lockfile.WithoutCredentials(v)))
 		}
 	}
 	if v, ok := opts["attest:sbom"]; ok {
@@ -173,10 +180,19 @@ func (c *decorated) flags(s *survey) (flags []string) {
 	return flags
 }
 
+// argUse says what a build arg has to do with the names of a Dockerfile.
+type argUse int
+
+const (
+	unused        argUse = iota
+	inNames              // they may depend on it
+	inCredentials        // it stands before the host of an address
+)
+
 // namingArgs returns the build args of a Dockerfile that names may depend on:
 // those before the first stage, and those that an ADD uses.
-func namingArgs(text []byte) map[string]bool {
-	args := map[string]bool{}
+func namingArgs(text []byte) map[string]argUse {
+	args := map[string]argUse{}
 	ast, err := parser.Parse(strings.NewReader(string(text)))
 	if err != nil {
 		return args
@@ -187,20 +203,18 @@ func namingArgs(text []byte) map[string]bool {
 	}
 	for _, m := range meta {
 		for _, a := range m.Args {
-			args[a.Key] = true
+			args[a.Key] = inNames
 		}
 	}
 	for _, stage := range stages {
-		for _, name := range addArgs(stage) {
-			args[name] = true
-		}
+		addArgs(stage, args)
 	}
 	return args
 }
 
-// addArgs returns the build args of a stage that the sources of an ADD have in
-// them.
-func addArgs(stage instructions.Stage) (used []string) {
+// addArgs takes note of the build args of a stage that the sources of an ADD have
+// in them.
+func addArgs(stage instructions.Stage, args map[string]argUse) {
 	var declared, sources []string
 	for _, cmd := range stage.Commands {
 		switch cmd := cmd.(type) {
@@ -213,10 +227,20 @@ func addArgs(stage instructions.Stage) (used []string) {
 		}
 	}
 	all := strings.Join(sources, " ")
+	public := lockfile.WithoutCredentials
 	for _, name := range declared {
-		if strings.Contains(all, "$"+name) || strings.Contains(all, "${"+name) {
-			used = append(used, name)
+		for _, source := range sources {
+			if mentions(source, name) && !mentions(public(source), name) {
+				args[name] = inCredentials
+			}
+		}
+		if args[name] == unused && mentions(all, name) {
+			args[name] = inNames
 		}
 	}
-	return used
+}
+
+// mentions reports whether a text has a build arg in it.
+func mentions(text, arg string) bool {
+	return strings.Contains(text, "$"+arg) || strings.Contains(text, "${"+arg)
 }

@@ -825,6 +825,13 @@ static void copy_node(struct walk *w, const char *name, const struct statx *st)
 	e = syscall5(SYS_fchownat, w->to, (long)name, st->uid, st->gid, AT_SYMLINK_NOFOLLOW);
 	if (e < 0)
 		fail(w, FAILED_OUTPUT, "set the owner of", name, e);
+	/* The new owner took them away. Whoever puts a link here at this moment
+	 * leads no further than to the mounts, whose digests are checked. */
+	if (st->mode & 06000 && (st->mode & S_IFMT) != S_IFLNK) {
+		e = syscall4(SYS_fchmodat, w->to, (long)name, st->mode & 07777, 0);
+		if (e < 0)
+			fail(w, FAILED_OUTPUT, "set the mode of", name, e);
+	}
 	e = set_time(w->to, name, &st->mtime);
 	if (e < 0)
 		fail(w, FAILED_OUTPUT, "set the time of", name, e);

@@ -155,10 +155,10 @@ func (d *digester) head(kind, name string, n node) {
 	d.bytes(name)
 	d.number(uint64(n.Mode))
 	d.number(uint64(n.UID)<<32 | uint64(n.GID))
-	var sec, nsec uint64
+	var sec, nsec int64
 	_, _ = fmt.Sscanf(n.Mtime, "%d.%d", &sec, &nsec) // the root has none
-	d.number(sec)
-	d.number(nsec)
+	d.number(uint64(sec))
+	d.number(uint64(nsec))
 }
 
 func (d *digester) xattrs(n node) {
@@ -239,6 +239,9 @@ func oddTree(t *testing.T, root string) {
 	must(t, os.Link(at("a/plain"), at("z-again")))
 	must(t, os.Link(at("to-dir"), at("to-dir-again")))
 	must(t, unix.Mkfifo(at("fifo"), 0o622))
+	must(t, unix.Mkfifo(at("fifo-setuid"), 0o622))
+	must(t, os.Lchown(at("fifo-setuid"), 9, 9))
+	must(t, unix.Chmod(at("fifo-setuid"), 0o6622))
 	must(t, unix.Mknod(at("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	must(t, unix.Mknod(at("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70_000))))
 	must(t, unix.Mknod(at("socket"), unix.S_IFSOCK|0o755, 0))

@@ -89,7 +89,14 @@ func unfit(v *vertex) string {
 		return credentials(op.Source)
 	case *pb.Op_Exec:
 		return unfitExec(op.Exec)
-	case *pb.Op_File, *pb.Op_Merge, *pb.Op_Diff:
+	case *pb.Op_File:
+		for _, a := range op.File.GetActions() {
+			if LooksSecret(string(a.GetMkfile().GetData())) {
+				return "a file in the Dockerfile has what looks like a token"
+			}
+		}
+		return ""
+	case *pb.Op_Merge, *pb.Op_Diff:
 		return ""
 	default:
 		return fmt.Sprintf("operation %T is unknown to this version", op)
@@ -113,12 +120,12 @@ func unfitExec(exec *pb.ExecOp) string {
 		}
 	}
 	for _, env := range meta.GetEnv() {
-		if name, value, _ := strings.Cut(env, "="); token.MatchString(value) {
+		if name, value, _ := strings.Cut(env, "="); LooksSecret(value) {
 			return "the value of " + name + " looks like a token, which a secret mount would keep out of the record"
 		}
 	}
 	for _, arg := range meta.GetArgs() {
-		if token.MatchString(arg) {
+		if LooksSecret(arg) {
 			return "its command has what looks like a token, which a secret mount would keep out of the record"
 		}
 	}
@@ -132,6 +139,12 @@ var token = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9
 	`|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}` +
 	`|dckr_pat_[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{35}|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.` +
 	`|-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+
+// LooksSecret reports whether a text has in it what is a token by its looks.
+func LooksSecret(text string) bool { return token.MatchString(text) }
+
+// HideSecrets returns a text to be shown, with what LooksSecret finds left out.
+func HideSecrets(text string) string { return token.ReplaceAllString(text, "…") }
 
 // credentials says that a source names a user with its address, "" if it does
 // not. Over ssh a user is part of the address and no secret.
@@ -151,7 +164,7 @@ func credentials(src *pb.SourceOp) string {
 		default:
 			continue
 		}
-		if found {
+		if found || LooksSecret(u) {
 			return "an address with credentials in it"
 		}
 	}

@@ -38,7 +38,7 @@ func NewKey(k Kind, name string) (Key, error) {
 	case HTTP:
 		address, _, _ := strings.Cut(name, "#")
 		if !strings.HasPrefix(address, "http://") && !strings.HasPrefix(address, "https://") {
-			return Key{}, fmt.Errorf("%q begins with neither http:// nor https://", name)
+			return Key{}, fmt.Errorf("%q begins with neither http:// nor https://", WithoutCredentials(name))
 		}
 		address, err := publicAddress(address)
 		return Key{HTTP, address}, err
@@ -49,7 +49,7 @@ func NewKey(k Kind, name string) (Key, error) {
 // publicAddress returns an address without credentials.
 func publicAddress(address string) (string, error) {
 	if address == "" || strings.IndexFunc(address, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) >= 0 {
-		return "", fmt.Errorf("%q is no address", address)
+		return "", fmt.Errorf("%q is no address", WithoutCredentials(address))
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.User == nil {
@@ -62,6 +62,12 @@ func publicAddress(address string) (string, error) {
 	}
 	return u.String(), nil
 }
+
+var userinfo = regexp.MustCompile(`://[^/?#]*@`)
+
+// WithoutCredentials returns text to show of a name or an address, also of one
+// that is not well formed: what stands before the host is left out.
+func WithoutCredentials(text string) string { return userinfo.ReplaceAllString(text, "://…@") }
 
 var (
 	commitHash = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)

@@ -90,7 +90,7 @@ func (r *rig) copies(names []string, more ...string) turn {
 func TestManyNames(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
-	total, atOnce := times(20, 1000), times(20, 50)
+	total, atOnce := times(20, 1000), 20
 	names := r.bases(t, total)
 	m := r.meter(t)
 	var longest time.Duration

@@ -7,9 +7,6 @@ import (
 	"testing"
 	"time"
 
-	gateway "github.com/moby/buildkit/frontend/gateway/client"
-
-	"github.com/org/localfront/frontend/graph"
 	"github.com/org/localfront/frontend/ledger"
 	"github.com/org/localfront/internal/testengine"
 )
@@ -19,17 +16,13 @@ import (
 func (r *rig) redate(t *testing.T, name string, years int) {
 	t.Helper()
 	ref := r.images.Ref(name)
-	testengine.MustRun(t.Context(), t, r.Buildkitd, testengine.BuildOpt{Dockerfile: r.dockerfile("", "FROM scratch")}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		l, err := ledger.New(c, graph.Guard)
-		if err != nil {
-			return nil, err
-		}
+	r.inLedger(t, func(ctx context.Context, l *ledger.Ledger) error {
 		e, ok, err := l.Read(ctx, ref, "docker-image://"+ref)
 		if err != nil || !ok {
-			return nil, fmt.Errorf("nothing is remembered of %s: %w", ref, err)
+			return fmt.Errorf("nothing is remembered of %s: %w", ref, err)
 		}
 		e.Image.Resolved = time.Now().AddDate(years, 0, 0)
-		return gateway.NewResult(), l.Write(ctx, ref, e)
+		return l.Write(ctx, ref, e)
 	})
 }
 
