@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -403,6 +404,37 @@ func TestMissingCapabilities(t *testing.T) {
 			equal(t, "warnings of the second build", b.Warnings(), tt.warnings)
 		})
 	}
+}
+
+// A builder before BuildKit 0.12 can take nothing from a store. It asks its
+// registries, whatever is remembered, and says so of the first name only.
+func TestBuilderWithoutStoresSaysSoOnce(t *testing.T) {
+	t.Parallel()
+	b := fakegateway.NewBuilder()
+	b.Without = []apicaps.CapID{pb.CapSourceOCILayout}
+	names := []string{alpine, "docker.io/library/busybox:1", "docker.io/library/debian:12"}
+	var lines []string
+	for i, name := range names {
+		b.Registry.Push(name, fakegateway.Image{Content: name})
+		lines = append(lines, fmt.Sprintf("FROM %s AS s%d", name, i), "RUN true")
+	}
+	what := dockerfile(strings.Join(append(lines, "FROM scratch", "COPY --from=s0 / /", "COPY --from=s1 / /", "COPY --from=s2 / /"), "\n") + "\n")
+	build(t, b, what)
+	b.Restart()
+	b.ClearLog()
+	build(t, b, what)
+	var memory, told int
+	for _, line := range b.Lines() {
+		if strings.Contains(line, " from memory, ") {
+			memory++
+		}
+		if strings.HasSuffix(line, ", by its digest (this builder cannot be kept from asking the registry)") {
+			told++
+		}
+	}
+	equal(t, "names from memory", memory, len(names))
+	equal(t, "names of which it is told that the registry is asked", told, 1)
+	equal(t, "requests", len(b.Requests()), len(names))
 }
 
 // A policy may demand a checksum without another name. It must be met however
