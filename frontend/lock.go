@@ -74,6 +74,9 @@ func (l *lock) paths() (out []string) {
 	return out
 }
 
+// own returns the name of the Dockerfile's own lock.
+func (l *lock) own() string { return lockfile.Names(path.Base(l.dockerfile))[0] }
+
 // loads reports whether solving def loads the Dockerfile. The remote sources of
 // it, and of what comes before it, are the build's main context, which no lock
 // can pin: the lock would be in it.
@@ -169,6 +172,10 @@ func (l *lock) read(ctx context.Context, ref client.Reference) (*lockfile.File, 
 			l.empty = path.Base(p)
 			continue
 		}
+		var bad *lockfile.Error
+		if errors.As(err, &bad) {
+			err = bad.For(l.own())
+		}
 		return f, err
 	}
 	return nil, nil
@@ -199,7 +206,7 @@ func parseLock(ctx context.Context, ref client.Reference, p string, e *fstypes.S
 func (c *decorated) readLock(ctx context.Context) (*lockfile.File, error) {
 	f, err := c.lock.get(ctx)
 	if name := c.lock.empty; err == nil && name != "" {
-		c.builder.warnOnce(ctx, "empty lock", name+" is empty, so it counts as absent: "+lockfile.Command(name, "update"))
+		c.builder.warnOnce(ctx, "empty lock", name+" is empty, so it counts as absent: "+lockfile.Command(c.lock.own(), "update"))
 	}
 	return f, err
 }

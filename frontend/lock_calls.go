@@ -3,7 +3,6 @@ package frontend
 import (
 	"context"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -97,7 +96,7 @@ func (c *decorated) callCheck(ctx context.Context) (calls.Answer, error) {
 			check.Syntax = c.pinnedSyntax(u, m.value, e.Value)
 		}
 	}
-	if f == nil || f.Name == lockfile.Names(path.Base(c.lock.dockerfile))[0] {
+	if f == nil || f.Name == c.lock.own() {
 		for _, e := range f.Entries() {
 			if _, used := s.uses[e.Key]; !used {
 				check.Unused = append(check.Unused, calls.Source{Kind: e.Kind, Name: short(e.Key)})

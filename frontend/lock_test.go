@@ -270,9 +270,15 @@ func TestBadLocks(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, dockerfile string
+		filename         string
 		files            []string
 		err, where       string
 	}{
+		{
+			name: "that of the folder", filename: "Other.Dockerfile", files: []string{"Other.Dockerfile", "FROM alpine:3.20\n", "Dockerfile.lock", "version = 1\n<<<<<<< HEAD\n"},
+			err:   "Dockerfile.lock:2: merge conflict markers: keep what both sides have and remove the markers, or write it anew: docker build -f Other.Dockerfile --build-arg LOCALFRONT_LOCK=update -o . .",
+			where: "Dockerfile.lock:2",
+		},
 		{
 			name: "merge conflict", files: []string{"Dockerfile.lock", "version = 1\n<<<<<<< HEAD\n"},
 			err:   "Dockerfile.lock:2: merge conflict markers: keep what both sides have and remove the markers, or write it anew: docker build --build-arg LOCALFRONT_LOCK=update -o . .",
@@ -297,7 +303,11 @@ func TestBadLocks(t *testing.T) {
 			if tt.dockerfile != "" {
 				what = dockerfile(tt.dockerfile)
 			}
-			_, err := run(t, b, beside(what, tt.files...))
+			what = beside(what, tt.files...)
+			if tt.filename != "" {
+				what = with(what, "filename", tt.filename)
+			}
+			_, err := run(t, b, what)
 			fails(t, err, tt.err, tt.where)
 			equal(t, "requests", b.Requests(), nil)
 		})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -66,11 +65,12 @@ func (c *decorated) writeLock(ctx context.Context) (*client.Result, error) {
 }
 
 // old returns the lock as it is. One that cannot be understood is none to
-// update, which writes all of it anew.
+// update, which writes all of it anew; what is something else is not written
+// over.
 func (w *lockWriter) old(ctx context.Context) (*lockfile.File, error) {
 	f, err := w.readLock(ctx)
 	var bad *lockfile.Error
-	if w.mode == lockUpdate && errors.As(err, &bad) && !errors.Is(err, lockfile.ErrFile) {
+	if w.mode == lockUpdate && errors.As(err, &bad) && !errors.Is(err, lockfile.ErrFile) && !errors.Is(err, lockfile.ErrDockerfile) {
 		w.builder.warnOnce(ctx, "bad lock", fmt.Sprintf("%s is written anew: %s", bad.File, bad.Reason))
 		return lockfile.New(bad.File), nil
 	}
@@ -186,7 +186,7 @@ func (w *lockWriter) checkGiven(s *survey) error {
 func (w *lockWriter) now(ctx context.Context, s *survey, old *lockfile.File) (*lockfile.File, error) {
 	f := lockfile.New(w.lockName(old))
 	// Another Dockerfile of the folder may need what this one does not.
-	shared := f.Name != lockfile.Names(path.Base(w.lock.dockerfile))[0]
+	shared := f.Name != w.lock.own()
 	for _, e := range old.Entries() {
 		_, used := s.uses[e.Key]
 		if w.mode != lockUpdate || shared && !used {

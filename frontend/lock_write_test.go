@@ -164,6 +164,10 @@ func TestUpdateMendsABadLock(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "Dockerfile.lock:1: merge conflict markers") {
 		t.Errorf("add: error %v", err)
 	}
+	_, err = run(t, b, with(beside(what, "Dockerfile.lock", "FROM base:2\n"), "build-arg:LOCALFRONT_LOCK", "update"))
+	if err == nil || !strings.HasPrefix(err.Error(), "Dockerfile.lock:1: this is a Dockerfile and no lock") {
+		t.Errorf("update of a Dockerfile: error %v", err)
+	}
 }
 
 func TestNamesThatTheDockerfileHasNot(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -141,14 +140,13 @@ func (c *decorated) lockName(f *lockfile.File) string {
 	if f != nil {
 		return f.Name
 	}
-	return lockfile.Names(path.Base(c.lock.dockerfile))[0]
+	return c.lock.own()
 }
 
 // command returns the command that writes the lock of this build: with all that
 // decides which names the Dockerfile has.
 func (c *decorated) command(s *survey, what string) string {
-	own := lockfile.Names(path.Base(c.lock.dockerfile))[0]
-	return lockfile.Command(own, what, c.flags(s)...)
+	return lockfile.Command(c.lock.own(), what, c.flags(s)...)
 }
 
 // flags are the user's flags that decide which names the Dockerfile has. They go

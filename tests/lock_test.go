@@ -147,10 +147,40 @@ func TestLockMovedTag(t *testing.T) {
 	if diff := linesChanged(was, now); diff != 1 {
 		t.Errorf("%d lines have changed, want 1:\n%s\n%s", diff, was, now)
 	}
+	for _, command := range recipes(t) {
+		wantLine(t, l.MustBuildx(t, strings.Fields(command)...), "Dockerfile.lock")
+	}
 	if got := l.out(t, "release"); got != "moved" {
 		t.Errorf("after update: release %q", got)
 	}
 	t.Run("locked", func(t *testing.T) { lockedMendsItself(t, l.in(t)) })
+}
+
+// recipes are the commands that docs/lockfile.md gives for CI, without "docker
+// buildx".
+func recipes(t *testing.T) (commands []string) {
+	t.Helper()
+	root, err := testimage.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "lockfile.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, block := range strings.Split(string(page), "```yaml\n") {
+		text, _, _ := strings.Cut(block, "\n```")
+		for line := range strings.Lines(text) {
+			_, command, ok := strings.Cut(strings.TrimSpace(line), " docker buildx ")
+			if ok && i > 0 && !slices.Contains(commands, command) {
+				commands = append(commands, command)
+			}
+		}
+	}
+	if len(commands) == 0 {
+		t.Error("docs/lockfile.md has no recipes")
+	}
+	return commands
 }
 
 func linesChanged(a, b string) (n int) {

@@ -3,6 +3,7 @@ package lockfile
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // What can be wrong with a lock. An Error wraps one of them.
@@ -47,6 +48,16 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Kind }
+
+// For returns e with its commands as they are for the Dockerfile whose own lock
+// has the given name, which may be another than the lock that was read.
+func (e *Error) For(own string) *Error {
+	out := *e
+	for _, what := range []string{"update", "add"} {
+		out.Remedy = strings.ReplaceAll(out.Remedy, Command(e.File, what), Command(own, what))
+	}
+	return &out
+}
 
 // NotAFile is the error for a lock that cannot be read, which reason says why.
 func NotAFile(name, reason string) error {

@@ -21,6 +21,7 @@ const (
 	ByMemory   Who = "memory"
 	ByRegistry Who = "registry"
 	ByStore    Who = "image store or registry"
+	ByNobody   Who = "nobody" // a name under localhost/ that nothing was built as
 )
 
 // Standing is what is known of a name before anybody is asked.
@@ -51,6 +52,8 @@ func (r *Resolver) Standing(ctx context.Context, q Query) (Standing, error) {
 		s.Who, ref = ByLock, pin
 	case carries:
 		s.Who = ByDigest
+	case IsLocal(q.Name):
+		s.Who = ByNobody
 	}
 	key := Key(q.Name)
 	if ref != nil {
