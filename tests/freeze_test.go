@@ -332,6 +332,35 @@ func TestFreezeHeals(t *testing.T) {
 		wantSteps(t, res, "keep", "take", "keep", "lend")
 		wantSteps(t, build(t, nil), "take")
 	})
+	t.Run("the digest and the tree are changed", func(t *testing.T) {
+		r.changeDigests(t)
+		taken := 0
+		res := build(t, func() {
+			if taken++; taken != 2 {
+				return
+			}
+			for _, f := range r.inCache(t, "d/f") {
+				if err := os.WriteFile(f, []byte("CONTENT"), 0o644); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		wantSteps(t, res, "take", "keep", "lend", "keep", "lend")
+	})
+}
+
+// changeDigests changes what keep has answered, in all its results.
+func (r freezeRig) changeDigests(t *testing.T) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.Root(), "runc-overlayfs/snapshots/snapshots/*/fs/digest"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no digest is stored: %v", err)
+	}
+	for _, f := range files {
+		if err := os.WriteFile(f, []byte("sha256:"+strings.Repeat("0", 64)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // inCache returns the paths of a file in the trees that wait to be taken.

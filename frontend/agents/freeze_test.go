@@ -402,6 +402,26 @@ func TestFreezeTampered(t *testing.T) {
 	}
 }
 
+// Who changes a tree and its name so that they agree has a tree that nobody asks
+// for, and one that says it is another is found out.
+func TestFreezeTamperedTwice(t *testing.T) {
+	t.Parallel()
+	f := native(t)
+	must(t, os.WriteFile(f.path("in", "f"), []byte("content"), 0o644))
+	digest := f.keep(t)
+	must(t, os.WriteFile(filepath.Join(f.tree(digest), "f"), []byte("CONTENT"), 0o644))
+	forged := treeDigest(describe(t, f.tree(digest)))
+	must(t, os.Rename(f.tree(digest), f.tree(forged)))
+	f.wantTake(t, digest, statusAbsent)
+
+	must(t, os.CopyFS(f.tree(digest), os.DirFS(f.tree(forged))))
+	f.wantTake(t, digest, statusDigest)
+	must(t, os.RemoveAll(f.path("out")))
+	must(t, os.Mkdir(f.path("out"), 0o755))
+	must(t, os.RemoveAll(f.tree(forged)))
+	f.roundTrip(t)
+}
+
 // A file where a tree should be is not taken for the tree that is there
 // already.
 func TestFreezeKeepMendsAFile(t *testing.T) {

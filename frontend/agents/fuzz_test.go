@@ -231,7 +231,7 @@ func flip(a, b string) (stop func()) {
 // never follows one: nothing from there comes into the cache or the result.
 func TestFreezeRace(t *testing.T) {
 	t.Parallel()
-	const rounds = 12
+	const rounds = 6
 	s := native(t)
 	unharmed := s.withOutside(t)
 	must(t, os.Mkdir(s.path("in", "d"), 0o755))
