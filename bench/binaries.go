@@ -87,7 +87,7 @@ func readInits(trace io.Reader) initialisation {
 	var sum initialisation
 	for lines := bufio.NewScanner(trace); lines.Scan(); {
 		f := strings.Fields(lines.Text())
-		if len(f) != 10 || f[0] != "init" {
+		if len(f) != 11 || f[0] != "init" {
 			continue
 		}
 		ms, _ := strconv.ParseFloat(f[4], 64)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"strings"
 	"testing"
 )
 
@@ -47,4 +48,12 @@ func equal(a, b []float64) bool {
 		}
 	}
 	return len(a) == len(b)
+}
+
+func TestReadInits(t *testing.T) {
+	t.Parallel()
+	got := readInits(strings.NewReader("init runtime @0.031 ms, 0.5 ms clock, 1168 bytes, 12 allocs\ninit os @4.6 ms, 0.25 ms clock, 32 bytes, 1 allocs\nelse\n"))
+	if want := (initialisation{ms: 0.75, bytes: 1200, packages: 2}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }
