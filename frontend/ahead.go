@@ -23,7 +23,7 @@ const (
 // is forgotten.
 //
 //   - Files are read at the same time, before they are asked for, and without
-//     the stat that comes before each.
+//     waiting for the stat that comes before each.
 //   - The ledger is read for the Dockerfile's names as soon as it is here.
 type ahead struct {
 	client client.Client
@@ -49,9 +49,9 @@ func (a *ahead) solve(ctx context.Context, req client.SolveRequest) (*client.Res
 	files := &loadedFiles{Reference: ref, going: &a.going, files: map[string]*loadedFile{}}
 	if len(paths) > 1 && paths[1] == paths[0]+ignoreSuffix {
 		files.read(ctx, paths[0], a.expect)
-		files.read(ctx, paths[1], nil)
+		files.look(ctx, paths[1])
 	} else {
-		files.read(ctx, paths[0], nil)
+		files.look(ctx, paths[0])
 	}
 	res.SetRef(files)
 	return res, nil
@@ -115,6 +115,20 @@ func (l *loadedFiles) read(ctx context.Context, path string, then func(context.C
 		if f.err == nil && then != nil {
 			then(ctx, f.dt)
 		}
+	})
+}
+
+// look starts to read a file that may well be missing, and asks at the same time
+// whether it is.
+func (l *loadedFiles) look(ctx context.Context, path string) {
+	f := &loadedFile{done: make(chan struct{})}
+	l.files[path] = f
+	l.going.Go(func() {
+		defer close(f.done)
+		var stat sync.WaitGroup
+		stat.Go(func() { f.stat, f.noSt = l.Reference.StatFile(ctx, client.StatRequest{Path: path}) })
+		f.dt, f.err = l.Reference.ReadFile(ctx, client.ReadRequest{Filename: path, Range: &client.FileRange{Length: readLimit + 1}})
+		stat.Wait()
 	})
 }
 

@@ -207,5 +207,6 @@ solve local://context
 solve local://dockerfile
 solve oci-layout://docker.io/library/alpine:3.20@DIGEST
 stat . of oci-layout://docker.io/library/alpine:3.20@DIGEST
+stat .dockerignore of local://context
 stat Dockerfile.dockerignore of local://dockerfile
 `
