@@ -83,8 +83,8 @@ soak: ## faults and load in full counts, for an hour; writes docs/reliability.md
 	done; echo "soak: failed:$${failed:- nothing}"; test -z "$$failed"
 
 .PHONY: test-engines
-test-engines: deps engines frontend ## every kind of builder; ENGINE=oci for one row of docs/engines.md
-	go test -count=1 -v -run 'TestMatrix/^$(or $(ENGINE),.*)$$' ./tests
+test-engines: deps engines frontend ## every road on every kind of builder; ENGINE=oci for one row of docs/engines.md
+	go test -timeout 1h -count=1 -v -run 'TestMatrix/^$(or $(ENGINE),.*)$$' ./tests -roads
 
 .PHONY: agent-check
 agent-check: ## rebuild the agents and compare with the committed bytes

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,10 +68,14 @@ func (p *page) note(t *testing.T, r row, scenario, outcome string) {
 	p.seen[r.name][scenario] = outcome
 }
 
-// write replaces what was committed of the rows and scenarios that ran.
+// write replaces what was committed of the rows and scenarios that ran, and
+// drops what there is no more.
 func (p *page) write(t *testing.T, committed map[string]map[string]string) {
 	t.Helper()
 	for _, r := range rows {
+		maps.DeleteFunc(committed[r.name], func(name, _ string) bool {
+			return !slices.ContainsFunc(r.all(), func(s scenario) bool { return s.name == name })
+		})
 		for scenario, outcome := range p.seen[r.name] {
 			if committed[r.name] == nil {
 				committed[r.name] = map[string]string{}
@@ -138,8 +143,9 @@ func TestPage(t *testing.T) {
 const pageHead = `# Engines
 
 What localfront does on each kind of builder. This page is written by
-` + "`go test ./tests -run TestMatrix -update`" + `, and ` + "`make test`" + ` fails when a builder does
-otherwise. ` + "`make test-engines ENGINE=oci`" + ` runs one row.
+` + "`go test ./tests -run TestMatrix -roads -update`" + `. ` + "`make test-engines`" + ` fails when a builder does
+otherwise, ` + "`make test-engines ENGINE=oci`" + ` runs one row, and ` + "`make test`" + ` all scenarios on all rows,
+and each road where it differs most.
 
 `
 

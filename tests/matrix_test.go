@@ -1,6 +1,9 @@
 package tests
 
 import (
+	"cmp"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +24,11 @@ type engine struct {
 	store   bool                // FROM sees docker's images
 	own     bool                // Docker's client builds by itself, without buildx
 	nodes   []string            // the platforms of a builder with several nodes
+	row     string
+	context string // what is built, the working directory when empty
+	served  string // a directory, and where builders find it
+	serves  string
+	pushed  map[string]string // base images, by name
 }
 
 // row is one kind of builder.
@@ -32,7 +40,7 @@ type row struct {
 }
 
 var rows = []row{
-	{"oci", "buildkitd, OCI worker", "remote, buildctl", fenced},
+	{"oci", "buildkitd, OCI worker", "remote, buildctl", buildkitd(testengine.Config{})},
 	{"containerd", "buildkitd, containerd worker", "remote", buildkitd(testengine.Config{Worker: testengine.Containerd})},
 	{"rootless", "buildkitd, rootless", "remote", buildkitd(testengine.Config{Rootless: true})},
 	{"v0.12", "buildkitd v0.12", "remote", buildkitd(testengine.Config{Release: testengine.BuildKit012})},
@@ -45,21 +53,62 @@ var rows = []row{
 	{"docker-20.10-buildx", "dockerd 20.10 (BuildKit 0.8), today's buildx", "docker", dockerDriver(testengine.DockerdConfig{Release: testengine.Docker2010})},
 }
 
+// Rows on which a road may be another one. The builder in a dockerd with a graph
+// driver is the same as in the other, but for what is loaded into Docker.
+var (
+	buildkitds = names(func(r row) bool { return strings.HasPrefix(r.driver, "remote") })
+	dockers    = names(func(r row) bool { return !slices.Contains(buildkitds, r.name) })
+	buildx     = names(func(r row) bool { return r.driver != "DOCKER_BUILDKIT=1" })
+	kinds      = names(func(r row) bool { return r.name != "graph-container" })
+)
+
+func names(which func(row) bool) []string {
+	var names []string
+	for _, r := range rows {
+		if which(r) {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
 // all are the scenarios and roads of a row.
 func (r row) all() []scenario {
 	all := slices.Clone(scenarios)
 	for _, road := range roads {
-		if slices.Contains(road.on, r.name) {
+		if len(road.on) == 0 || slices.Contains(road.on, r.name) {
 			all = append(all, road.scenario)
 		}
 	}
 	return all
 }
 
+// some are those that every run of the tests plays: which roads, the same on
+// all rows but for the client or the daemon, are taken where.
+func (r row) some() []scenario {
+	return slices.DeleteFunc(r.all(), func(s scenario) bool {
+		return slices.ContainsFunc(roads, func(road road) bool {
+			return road.name == s.name && !slices.Contains(road.always, r.name)
+		})
+	})
+}
+
+// fence allows insecure steps on request, and no frontends but localfront.
+func (e *engine) fence(config testengine.Config) testengine.Config {
+	config.Args = []string{"--allow-insecure-entitlement", "security.insecure"}
+	config.ExtraTOML = "[frontend.\"gateway.v0\"]\n  allowedRepositories = [\"" + e.reg.Host() + "/" + frontendRepo + "\"]\n"
+	config.Insecure = e.hosts()
+	return config
+}
+
+// hosts are the servers that builders have to reach.
+func (e *engine) hosts() []string {
+	return []string{e.reg.Host(), strings.TrimPrefix(e.serves, "http://")}
+}
+
 func buildkitd(config testengine.Config) func(t *testing.T, e *engine) {
 	return func(t *testing.T, e *engine) {
-		config.Insecure = []string{e.reg.Host()}
-		e.Buildkitd = testengine.StartBuildkitd(t, config)
+		e.Buildkitd = testengine.StartBuildkitd(t, e.fence(config))
 		e.CLI, e.restart = e.Buildkitd.CLI(t), func(t *testing.T) { e.Restart(t) }
 	}
 }
@@ -67,10 +116,9 @@ func buildkitd(config testengine.Config) func(t *testing.T, e *engine) {
 // twoNodes makes one builder of two daemons, one of which runs everything
 // through qemu.
 func twoNodes(t *testing.T, e *engine) {
-	insecure := []string{e.reg.Host()}
-	e.nodes = []string{"linux/amd64", "linux/arm64"}
-	e.Buildkitd = testengine.StartBuildkitd(t, testengine.Config{Insecure: insecure})
-	arm := testengine.StartBuildkitd(t, testengine.Config{Insecure: insecure, Emulate: true})
+	e.nodes = platforms
+	e.Buildkitd = testengine.StartBuildkitd(t, e.fence(testengine.Config{}))
+	arm := testengine.StartBuildkitd(t, e.fence(testengine.Config{Emulate: true}))
 	e.restart = func(t *testing.T) {
 		e.Restart(t)
 		arm.Restart(t)
@@ -82,7 +130,8 @@ func twoNodes(t *testing.T, e *engine) {
 }
 
 func dockerd(t *testing.T, e *engine, config testengine.DockerdConfig) {
-	config.Insecure = []string{e.reg.Host()}
+	config.Insecure, config.Builders = e.hosts(), e.fence(testengine.Config{})
+	config.JSON = `{"builder": {"entitlements": {"security-insecure": true}}}`
 	e.docker = testengine.StartDockerd(t, config)
 	e.restart = func(t *testing.T) { e.docker.Restart(t) }
 }
@@ -115,11 +164,18 @@ func TestMatrix(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
 			reg := testregistry.New(t)
-			e := &engine{rig: rig{reg: reg, frontend: testengine.PushLocalfront(t, reg)}}
+			e := &engine{row: r.name, served: t.TempDir(), pushed: map[string]string{}, rig: rig{reg: reg, frontend: testengine.PushLocalfront(t, reg)}}
+			server := httptest.NewServer(http.FileServer(http.Dir(e.served)))
+			t.Cleanup(server.Close)
+			e.serves = server.URL
 			r.start(t, e)
 			// What buildx asks for by itself is a road of its own.
 			e.Env = append(e.Env, "BUILDX_NO_DEFAULT_ATTESTATIONS=1")
-			for _, s := range r.all() {
+			play := r.some()
+			if *everyRoad {
+				play = r.all()
+			}
+			for _, s := range play {
 				t.Run(s.name, func(t *testing.T) {
 					scene := *e
 					scene.CLI = e.In(t)
@@ -135,13 +191,14 @@ func TestMatrix(t *testing.T) {
 func (e *engine) tryBuild(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	args = append([]string{"build"}, args...)
-	if e.own {
-		return e.Docker(t, append(args, ".")...)
-	}
 	if len(e.nodes) > 0 {
 		args = append(args, "--platform", strings.Join(e.nodes, ","))
 	}
-	return e.Buildx(t, append(args, ".")...)
+	args = append(args, cmp.Or(e.context, "."))
+	if e.own {
+		return e.Docker(t, args...)
+	}
+	return e.Buildx(t, args...)
 }
 
 // build is tryBuild for builds that have to succeed.
@@ -170,9 +227,13 @@ func (e *engine) made(t *testing.T, name string) string {
 }
 
 // base pushes a base image for all platforms of the builder, whose release is
-// text.
+// text, unless it is there.
 func (e *engine) base(t *testing.T, name, text string) {
 	t.Helper()
+	if was := e.pushed[name]; was == text {
+		return
+	}
+	e.pushed[name] = text
 	if len(e.nodes) == 0 {
 		e.push(t, name, busybox(t, text))
 		return
@@ -183,6 +244,23 @@ func (e *engine) base(t *testing.T, name, text string) {
 	}
 	e.push(t, name, idx)
 }
+
+// multi pushes a base image for two platforms, unless it is there.
+func (e *engine) multi(t *testing.T) {
+	t.Helper()
+	if e.pushed["multi:1"] != "" {
+		return
+	}
+	e.pushed["multi:1"] = "multi"
+	idx, err := testimage.Index(platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.push(t, "multi:1", idx)
+}
+
+// platforms are those of builds for several.
+var platforms = []string{"linux/amd64", "linux/arm64"}
 
 // stopRegistry takes the registry away until the scenario ends.
 func (e *engine) stopRegistry(t *testing.T) {

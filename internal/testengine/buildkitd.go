@@ -35,7 +35,7 @@ type Config struct {
 	Emulate   bool                // run linux/arm64 as well, with Debian's qemu
 	Insecure  []string            // registries to talk plain http to, "127.0.0.1:PORT"
 	Mirrors   map[string][]string // mirrors by registry: {"docker.io": {"127.0.0.1:PORT"}}
-	ExtraTOML string              // appended to the configuration file
+	ExtraTOML string              // the first lines of the configuration file
 	Args      []string            // further command line flags, such as --debug
 	Env       []string            // added to the daemon's environment, later ones win
 	RootSize  string              // put Root on a file system of this size, "64m", that can be filled
@@ -100,7 +100,8 @@ func (d *Buildkitd) prepare() error {
 			return fmt.Errorf("prepare buildkitd: %w", err)
 		}
 	}
-	if err := os.WriteFile(d.path("buildkitd.toml"), []byte(d.config.toml()), 0o600); err != nil {
+	toml := d.config.toml() + fmt.Sprintf("[worker.%s]\n  defaultCgroupParent = %q\n", d.config.Worker, cgroupOf(d.dir))
+	if err := os.WriteFile(d.path("buildkitd.toml"), []byte(toml), 0o600); err != nil {
 		return fmt.Errorf("prepare buildkitd: %w", err)
 	}
 	if d.config.RootSize != "" {
@@ -123,6 +124,7 @@ func (d *Buildkitd) prepare() error {
 
 func (c Config) toml() string {
 	var b strings.Builder
+	b.WriteString(c.ExtraTOML + "\n")
 	for _, host := range c.Insecure {
 		fmt.Fprintf(&b, "[registry.%q]\n  http = true\n", host)
 	}
@@ -133,7 +135,7 @@ func (c Config) toml() string {
 		}
 		fmt.Fprint(&b, "]\n")
 	}
-	return b.String() + c.ExtraTOML + "\n"
+	return b.String()
 }
 
 // env is all that daemons see of the environment, so that no setting of the
@@ -318,6 +320,9 @@ func (d *Buildkitd) close(t testing.TB) {
 	}
 	if d.config.RootSize != "" {
 		_ = unix.Unmount(d.Root(), unix.MNT_DETACH)
+	}
+	if err := removeCgroups(cgroupOf(d.dir)); err != nil {
+		t.Errorf("remove the daemon's cgroups: %v", err)
 	}
 	if err := d.remove(); err != nil {
 		t.Errorf("remove the daemon's state: %v", err)

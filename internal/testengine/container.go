@@ -5,9 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -39,7 +43,7 @@ func (d *Dockerd) DockerContainerBuilder(t testing.TB, name ...string) *CLI {
 		d.Load(t, buildkitImage, builderImage(t))
 	}
 	c := d.CLI(t)
-	config := Config{Insecure: d.config.Insecure}
+	config := Config{Insecure: d.config.Insecure, ExtraTOML: d.config.Builders.ExtraTOML}
 	if len(d.config.Mirrors) > 0 {
 		config.Insecure = append(d.config.Mirrors, config.Insecure...)
 		config.Mirrors = map[string][]string{"docker.io": d.config.Mirrors}
@@ -49,6 +53,7 @@ func (d *Dockerd) DockerContainerBuilder(t testing.TB, name ...string) *CLI {
 		t.Fatal(err)
 	}
 	c.MustBuildx(t, "create", "--name", builder, "--driver", "docker-container", "--bootstrap",
+		"--buildkitd-flags", strings.Join(d.config.Builders.Args, " "),
 		"--driver-opt", "image="+buildkitImage+",network=host,cgroup-parent="+d.cgroup()+"/buildx",
 		"--buildkitd-config", toml)
 	c.Builder = builder
@@ -71,47 +76,61 @@ func (d *Dockerd) Load(t testing.TB, ref string, img v1.Image) {
 	}
 }
 
+// builder is made once: to hash it takes longer than to load it.
+var builder struct {
+	once sync.Once
+	img  v1.Image
+	err  error
+}
+
 // builderImage is like moby/buildkit: a shell, the daemon and what it runs.
 func builderImage(t testing.TB) v1.Image {
 	t.Helper()
+	programs := map[string]string{
+		"buildctl":      Bin(t, "buildctl"),
+		"buildkit-runc": Bin(t, "docker/runc"), // Debian's is not static
+		"buildkitd":     Bin(t, "buildkitd"),
+	}
+	builder.once.Do(func() { builder.img, builder.err = imageOf(programs) })
+	if builder.err != nil {
+		t.Fatalf("make the builder's image: %v", builder.err)
+	}
+	return builder.img
+}
+
+// imageOf is busybox with programs, by name, in /usr/bin.
+func imageOf(programs map[string]string) (v1.Image, error) {
 	base, err := testimage.Busybox("linux/" + runtime.GOARCH)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	for _, p := range []struct{ name, binary string }{
-		{"buildctl", "buildctl"},
-		{"buildkit-runc", "docker/runc"}, // Debian's is not static
-		{"buildkitd", "buildkitd"},
-	} {
-		data, err := os.ReadFile(Bin(t, p.binary))
+	for _, name := range slices.Sorted(maps.Keys(programs)) {
+		data, err := os.ReadFile(programs[name])
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
-		h := &tar.Header{Name: "usr/bin/" + p.name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(data)), ModTime: testimage.Created}
+		h := &tar.Header{Name: "usr/bin/" + name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(data)), ModTime: testimage.Created}
 		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	img, err := mutate.AppendLayers(base, static.NewLayer(layer.Bytes(), types.OCIUncompressedLayer))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	c, err := img.ConfigFile()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	c = c.DeepCopy()
 	c.Config.Entrypoint, c.Config.Cmd = []string{"buildkitd"}, nil
-	if img, err = mutate.ConfigFile(img, c); err != nil {
-		t.Fatal(err)
-	}
-	return img
+	return mutate.ConfigFile(img, c)
 }

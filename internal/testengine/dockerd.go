@@ -1,12 +1,11 @@
 package testengine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -14,9 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 )
 
 // ImageStore is where dockerd keeps images.
@@ -39,6 +36,8 @@ type DockerdConfig struct {
 	Release    Release    // Current when empty
 	Insecure   []string   // registries that the daemon and its containers can reach
 	Mirrors    []string   // registries that mirror Docker Hub; reachable as well
+	JSON       string     // its configuration file; "{}" when empty
+	Builders   Config     // of the docker-container builders in it: ExtraTOML and Args
 	Args       []string   // further command line flags, such as --debug
 	Env        []string   // added to the daemon's environment, later ones win
 }
@@ -97,7 +96,7 @@ func (d *Dockerd) prepare() error {
 			return err
 		}
 	}
-	if err := os.WriteFile(d.path("daemon.json"), []byte("{}\n"), 0o600); err != nil {
+	if err := os.WriteFile(d.path("daemon.json"), []byte(cmp.Or(d.config.JSON, "{}")), 0o600); err != nil {
 		return err
 	}
 	var err error
@@ -132,6 +131,8 @@ func (d *Dockerd) args() []string {
 	args := []string{
 		"--config-file", d.path("daemon.json"), "--data-root", d.path("root"), "--exec-root", d.path("exec"),
 		"--pidfile", d.path("pid"), "--host", d.Host(), "--cgroup-parent", d.cgroup(),
+		// Nothing leaves the sandbox, and rules for that take seconds to make.
+		"--iptables=false", "--ip6tables=false",
 	}
 	switch {
 	case d.config.Release != Current:
@@ -251,7 +252,7 @@ func (d *Dockerd) API(ctx context.Context, method, path string, body io.Reader) 
 func (d *Dockerd) path(name string) string { return filepath.Join(d.dir, name) }
 
 // cgroup is the parent of all cgroups that the daemon makes.
-func (d *Dockerd) cgroup() string { return "/" + filepath.Base(d.dir) }
+func (d *Dockerd) cgroup() string { return cgroupOf(d.dir) }
 
 // close ends everything at once and removes all state.
 func (d *Dockerd) close(t testing.TB) {
@@ -268,48 +269,10 @@ func (d *Dockerd) close(t testing.TB) {
 	if d.logFile != nil {
 		_ = d.logFile.Close()
 	}
-	if err := d.removeCgroups(); err != nil {
+	if err := removeCgroups(d.cgroup()); err != nil {
 		t.Errorf("remove the daemon's cgroups: %v", err)
 	}
 	if err := d.remove(); err != nil {
 		t.Errorf("remove the daemon's state: %v", err)
 	}
-}
-
-// removeCgroups removes the daemon's cgroups of every hierarchy, which are
-// empty by now.
-func (d *Dockerd) removeCgroups() error {
-	tops, err := filepath.Glob("/sys/fs/cgroup/*" + d.cgroup())
-	if err != nil {
-		return err
-	}
-	var dirs []string
-	for _, top := range append(tops, "/sys/fs/cgroup"+d.cgroup()) {
-		err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil // gone already is fine
-		})
-		if err != nil {
-			return err
-		}
-	}
-	slices.Reverse(dirs) // the deepest first
-	var errs []error
-	for _, dir := range dirs {
-		errs = append(errs, removeCgroup(dir))
-	}
-	return errors.Join(errs...)
-}
-
-// removeCgroup waits for the kernel to be done with a cgroup's last process.
-func removeCgroup(dir string) (err error) {
-	for range 100 {
-		if err = syscall.Rmdir(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return fmt.Errorf("remove %s: %w", dir, err)
 }

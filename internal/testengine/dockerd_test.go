@@ -27,83 +27,90 @@ func pushed(t *testing.T) *testregistry.Registry {
 	return reg
 }
 
-// TestDrivers builds through the real client on every driver, before and after
-// a restart of the daemon.
-func TestDrivers(t *testing.T) {
-	t.Parallel()
-	build := func(t *testing.T, reg *testregistry.Registry, c *CLI) {
-		t.Helper()
-		c.Write(t, map[string]string{
-			"Dockerfile":      "FROM " + reg.Ref("library/busybox:1") + " AS run\nRUN cp /etc/release /r\nFROM scratch\nCOPY --from=run /r /\n",
-			"docker-bake.hcl": `target "default" { output = ["baked"] }`,
-		})
-		start := time.Now()
-		out := c.MustBuildx(t, "build", "-o", "built", ".")
-		t.Logf("built in %s", time.Since(start))
-		if c.Read(t, "built/r") != "1\n" || !strings.Contains(out, "RUN cp /etc/release /r") {
-			t.Errorf("built %q\n%s", c.Read(t, "built/r"), out)
-		}
-		c.MustBuildx(t, "bake")
-		if got := c.Read(t, "baked/r"); got != "1\n" {
-			t.Errorf("baked %q", got)
-		}
-	}
-	for _, store := range ImageStores {
-		t.Run("docker "+string(store), func(t *testing.T) {
-			t.Parallel()
-			reg := pushed(t)
-			start := time.Now()
-			d := StartDockerd(t, DockerdConfig{ImageStore: store, Insecure: []string{reg.Host()}})
-			t.Logf("up in %s", time.Since(start))
-			c := d.CLI(t)
-			if out := c.MustBuildx(t, "inspect"); !strings.Contains(out, "Driver: docker\n") && !strings.Contains(out, "Driver:        docker\n") {
-				t.Errorf("driver:\n%s", out)
-			}
-			build(t, reg, c)
-			d.Restart(t)
-			build(t, reg, c)
-			info, err := d.API(t.Context(), http.MethodGet, "/info", nil)
-			if err != nil || strings.Contains(string(info), "io.containerd.snapshotter.v1") != (store == ContainerdStore) {
-				t.Errorf("info: %v\n%s", err, info)
-			}
-		})
-	}
-	t.Run("docker-container", func(t *testing.T) {
-		t.Parallel()
-		reg := pushed(t)
-		d := StartDockerd(t, DockerdConfig{Insecure: []string{reg.Host()}})
-		start := time.Now()
-		c := d.DockerContainerBuilder(t)
-		t.Logf("up in %s", time.Since(start))
-		build(t, reg, c)
-		d.Restart(t)
-		build(t, reg, c)
+// building builds through the real client.
+func building(t *testing.T, reg *testregistry.Registry, c *CLI) {
+	t.Helper()
+	c.Write(t, map[string]string{
+		"Dockerfile":      "FROM " + reg.Ref("library/busybox:1") + " AS run\nRUN cp /etc/release /r\nFROM scratch\nCOPY --from=run /r /\n",
+		"docker-bake.hcl": `target "default" { output = ["baked"] }`,
 	})
-	t.Run("remote", func(t *testing.T) {
-		t.Parallel()
-		reg, d := bench(t, OCI)
-		if _, err := reg.Push("library/busybox:1", variant(t, "1")); err != nil {
-			t.Fatal(err)
-		}
-		build(t, reg, d.CLI(t))
-	})
+	start := time.Now()
+	out := c.MustBuildx(t, "build", "-o", "built", ".")
+	t.Logf("built in %s", time.Since(start))
+	if c.Read(t, "built/r") != "1\n" || !strings.Contains(out, "RUN cp /etc/release /r") {
+		t.Errorf("built %q\n%s", c.Read(t, "built/r"), out)
+	}
+	c.MustBuildx(t, "bake")
+	if got := c.Read(t, "baked/r"); got != "1\n" {
+		t.Errorf("baked %q", got)
+	}
 }
 
-// TestMirrorOfDocker: a daemon of its own and a builder in it find Docker Hub's
-// images in a mirror.
-func TestMirrorOfDocker(t *testing.T) {
+// TestDocker builds on a daemon of each kind, and in one of them in a builder as
+// well, before and after a restart; finds Docker Hub's images in a mirror; and
+// looks for what remains of them all.
+func TestDocker(t *testing.T) {
 	t.Parallel()
-	reg := pushed(t)
-	d := StartDockerd(t, DockerdConfig{Mirrors: []string{reg.Host()}})
-	for name, c := range map[string]*CLI{"docker": d.CLI(t), "docker-container": d.DockerContainerBuilder(t, "mirrored")} {
-		t.Run(name, func(t *testing.T) {
-			c.Write(t, map[string]string{"Dockerfile": "FROM busybox:1\n"})
-			reg.Reset()
-			c.MustBuildx(t, "build", ".")
-			if reg.Count(testregistry.InRepository("library/busybox")) == 0 {
-				t.Error("the mirror was not asked")
-			}
+	for _, store := range ImageStores {
+		t.Run(string(store), func(t *testing.T) {
+			t.Parallel()
+			var d *Dockerd
+			t.Run("used", func(t *testing.T) {
+				reg := pushed(t)
+				start := time.Now()
+				d = StartDockerd(t, DockerdConfig{ImageStore: store, Mirrors: []string{reg.Host()}})
+				t.Logf("up in %s", time.Since(start))
+				c := d.CLI(t)
+				if out := c.MustBuildx(t, "inspect"); !strings.Contains(out, "Driver: docker\n") && !strings.Contains(out, "Driver:        docker\n") {
+					t.Errorf("driver:\n%s", out)
+				}
+				clients := []*CLI{c}
+				if store == ContainerdStore {
+					clients = append(clients, d.DockerContainerBuilder(t, "mirrored"))
+				}
+				for _, c := range clients {
+					building(t, reg, c)
+				}
+				d.Restart(t)
+				for _, c := range clients {
+					building(t, reg, c)
+					mirrored(t, reg, c)
+				}
+				info, err := d.API(t.Context(), http.MethodGet, "/info", nil)
+				if err != nil || strings.Contains(string(info), "io.containerd.snapshotter.v1") != (store == ContainerdStore) {
+					t.Errorf("info: %v\n%s", err, info)
+				}
+			})
+			nothingIsLeft(t, d)
 		})
+	}
+}
+
+func mirrored(t *testing.T, reg *testregistry.Registry, c *CLI) {
+	t.Helper()
+	c.Write(t, map[string]string{"Dockerfile": "FROM busybox:1\n"})
+	reg.Reset()
+	c.MustBuildx(t, "build", ".")
+	if reg.Count(testregistry.InRepository("library/busybox")) == 0 {
+		t.Error("the mirror was not asked")
+	}
+}
+
+func nothingIsLeft(t *testing.T, d *Dockerd) {
+	t.Helper()
+	if _, err := os.Stat(d.dir); !os.IsNotExist(err) {
+		t.Errorf("state is left in %s: %v", d.dir, err)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*" + d.cgroup()); len(left) > 0 {
+		t.Errorf("cgroups are left: %q", left)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+		mounts, _ := os.ReadFile(filepath.Join(p, "mountinfo"))
+		if strings.Contains(string(cmdline)+string(mounts), d.dir) {
+			t.Errorf("a process is left: %q", cmdline)
+		}
 	}
 }
 
@@ -147,35 +154,6 @@ func TestForward(t *testing.T) {
 	defer other.Close()
 	if out, err := box.output("busybox", "wget", "-qO-", "http://"+other.Addr().String()); err == nil {
 		t.Errorf("another server of the machine's is reached: %s", out)
-	}
-}
-
-// TestNothingIsLeftOfDockerd looks for what remains of a daemon and a builder
-// in it.
-func TestNothingIsLeftOfDockerd(t *testing.T) {
-	t.Parallel()
-	var d *Dockerd
-	t.Run("used", func(t *testing.T) {
-		reg := pushed(t)
-		d = StartDockerd(t, DockerdConfig{Insecure: []string{reg.Host()}})
-		for _, c := range []*CLI{d.CLI(t), d.DockerContainerBuilder(t)} {
-			c.Write(t, map[string]string{"Dockerfile": "FROM " + reg.Ref("library/busybox:1") + "\nRUN true\n"})
-			c.MustBuildx(t, "build", ".")
-		}
-	})
-	if _, err := os.Stat(d.dir); !os.IsNotExist(err) {
-		t.Errorf("state is left in %s: %v", d.dir, err)
-	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*" + d.cgroup()); len(left) > 0 {
-		t.Errorf("cgroups are left: %q", left)
-	}
-	procs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, p := range procs {
-		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))
-		mounts, _ := os.ReadFile(filepath.Join(p, "mountinfo"))
-		if strings.Contains(string(cmdline)+string(mounts), d.dir) {
-			t.Errorf("a process is left: %q", cmdline)
-		}
 	}
 }
 
