@@ -194,6 +194,10 @@ func buildctl(t *testing.T, e *engine) string {
 
 func pushed(t *testing.T, e *engine) string {
 	e.writeRoad(t, "")
+	if e.own {
+		answered(t, e.build(t, "--build-arg", "BUILDKIT_SYNTAX="+e.frontend))
+		return "works; this client has no `--push`"
+	}
 	out, why := e.try(t, "--build-arg", "BUILDKIT_SYNTAX="+e.frontend, "--push", "-t", e.reg.Ref("pushed:1"))
 	if why != "" {
 		return why
