@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -207,16 +208,24 @@ func write(t *testing.T, path string, executable []byte) {
 // start passes env as it is: os/exec would remove duplicates.
 func (s sandbox) start(t *testing.T, stderr *os.File, env []string, args ...string) *os.Process {
 	t.Helper()
-	p, err := os.StartProcess(s.argv[0], append(slices.Clone(s.argv), args...), &os.ProcAttr{
-		Dir:   "/",
-		Env:   env,
-		Files: []*os.File{nil, os.Stdout, stderr},
-		Sys:   &syscall.SysProcAttr{Chroot: s.root},
-	})
-	if err != nil {
-		t.Fatal(err)
+	for {
+		p, err := os.StartProcess(s.argv[0], append(slices.Clone(s.argv), args...), &os.ProcAttr{
+			Dir:   "/",
+			Env:   env,
+			Files: []*os.File{nil, os.Stdout, stderr},
+			Sys:   &syscall.SysProcAttr{Chroot: s.root},
+		})
+		// Another test that has just forked may still hold the program open as
+		// this one wrote it, for an instant (go.dev/issue/22315).
+		if errors.Is(err, syscall.ETXTBSY) && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
 	}
-	return p
 }
 
 func exitCode(t *testing.T, p *os.Process) int {

@@ -252,8 +252,12 @@ func TestFreezeRace(t *testing.T) {
 	}
 	d, f := links()
 	codes := map[string]map[int]int{}
-	run := func(args ...string) {
+	// run stops those who exchange files before it looks at what came of it.
+	run := func(stops []func(), args ...string) {
 		code, said := s.run(t, args...)
+		for _, stop := range stops {
+			stop()
+		}
 		if code != 0 && !strings.HasPrefix(said, "freeze: ") {
 			t.Errorf("%q: exit status %d: %q", args, code, said)
 		}
@@ -275,10 +279,7 @@ func TestFreezeRace(t *testing.T) {
 		must(t, os.Mkdir(s.path("out"), 0o755))
 	}
 	for range rounds {
-		stopD, stopF := flip(s.path("in", "d"), d), flip(s.path("in", "secret"), f)
-		run("keep", day)
-		stopD()
-		stopF()
+		run([]func(){flip(s.path("in", "d"), d), flip(s.path("in", "secret"), f)}, "keep", day)
 		s.settle(t, "in", "d", d)
 		s.settle(t, "in", "secret", f)
 		must(t, os.RemoveAll(s.path("cache")))
@@ -288,11 +289,8 @@ func TestFreezeRace(t *testing.T) {
 		}
 		// The tree is taken from where somebody knows that it is read.
 		other, another := links("cache")
-		stopD = flip(s.path("cache", "tmp-00000000", "d"), other)
-		stopF = flip(s.path("cache", "tmp-00000000", "secret"), another)
-		run("take", digest)
-		stopD()
-		stopF()
+		tree := s.path("cache", "tmp-00000000")
+		run([]func(){flip(filepath.Join(tree, "d"), other), flip(filepath.Join(tree, "secret"), another)}, "take", digest)
 	}
 	t.Logf("exit statuses: %v", codes)
 	must(t, os.Remove(d))
