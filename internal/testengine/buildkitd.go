@@ -65,7 +65,7 @@ type Buildkitd struct {
 
 const (
 	startPatience = 30 * time.Second
-	stopPatience  = 20 * time.Second
+	stopPatience  = time.Minute
 )
 
 // StartBuildkitd starts a daemon that ends with the test. When the test fails,

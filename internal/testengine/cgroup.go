@@ -44,7 +44,7 @@ func removeCgroups(parent string) error {
 
 // removeCgroup waits for the kernel to be done with a cgroup's last process.
 func removeCgroup(dir string) (err error) {
-	for range 100 {
+	for range 3000 {
 		if err = syscall.Rmdir(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
