@@ -32,11 +32,7 @@ func expectedNames(dockerfile []byte, opts map[string]string) []reference.Named 
 			return nil
 		}
 	}
-	ast, err := parser.Parse(bytes.NewReader(dockerfile))
-	if err != nil {
-		return nil
-	}
-	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
+	_, stages, _, err := parseDockerfile(dockerfile)
 	if err != nil || len(stages) == 0 {
 		return nil
 	}
@@ -51,6 +47,18 @@ func expectedNames(dockerfile []byte, opts map[string]string) []reference.Named 
 	w := walk{stages: stages, seen: map[int]bool{}}
 	w.stage(target)
 	return w.names
+}
+
+// parseDockerfile returns the lines, the stages and the build args before the
+// first of them. A check comment above an instruction wants a linter, though
+// nobody looks at what it finds.
+func parseDockerfile(text []byte) (*parser.Result, []instructions.Stage, []instructions.ArgCommand, error) {
+	ast, err := parser.Parse(bytes.NewReader(text))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	stages, args, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
+	return ast, stages, args, err
 }
 
 // walk goes through the stages that a target needs.

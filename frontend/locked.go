@@ -10,8 +10,6 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/linter"
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/errdefs"
 
 	"github.com/org/localfront/frontend/graph"
@@ -191,11 +189,7 @@ const (
 // those before the first stage, and those that an ADD uses.
 func namingArgs(text []byte) map[string]argUse {
 	args := map[string]argUse{}
-	ast, err := parser.Parse(strings.NewReader(string(text)))
-	if err != nil {
-		return args
-	}
-	stages, meta, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
+	_, stages, meta, err := parseDockerfile(text)
 	if err != nil {
 		return args
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
-	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerui"
@@ -266,11 +265,7 @@ func (s *survey) sorted() []*use {
 // withAllStages returns a Dockerfile with a last stage that needs all others, so
 // that its definition has all that any of them takes.
 func withAllStages(text []byte) ([]byte, error) {
-	ast, err := parser.Parse(bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
+	ast, stages, _, err := parseDockerfile(text)
 	if err != nil {
 		return nil, err
 	}

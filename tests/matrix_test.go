@@ -248,15 +248,9 @@ func (e *engine) base(t *testing.T, name, text string) {
 // multi pushes a base image for two platforms, unless it is there.
 func (e *engine) multi(t *testing.T) {
 	t.Helper()
-	if e.pushed["multi:1"] != "" {
-		return
-	}
-	e.pushed["multi:1"] = "multi"
-	idx, err := testimage.Index(platforms)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.push(t, "multi:1", idx)
+	several := *e
+	several.nodes = platforms
+	several.base(t, "multi:1", "multi")
 }
 
 // platforms are those of builds for several.

@@ -51,10 +51,12 @@ var ErrTimeout = errors.New("the builder took too long")
 // timeoutError is an ErrTimeout that says how long.
 type timeoutError time.Duration
 
+// Error says how long the builder was waited for.
 func (e timeoutError) Error() string {
 	return fmt.Sprintf("the builder took longer than %s", time.Duration(e))
 }
 
+// Is makes it an ErrTimeout.
 func (e timeoutError) Is(target error) bool { return target == ErrTimeout }
 
 // The files that are read: the agent's result, and the agent.

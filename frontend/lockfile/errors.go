@@ -47,6 +47,7 @@ func (e *Error) Error() string {
 	return where + ": " + e.Reason + ": " + e.Remedy
 }
 
+// Unwrap returns what kind of fault it is.
 func (e *Error) Unwrap() error { return e.Kind }
 
 // For returns e with its commands as they are for the Dockerfile whose own lock

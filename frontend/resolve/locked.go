@@ -121,6 +121,7 @@ type NotLockedError struct {
 	Name string
 }
 
+// Error names what is missing and the command that adds it.
 func (e *NotLockedError) Error() string {
 	return fmt.Sprintf("locked is set and Dockerfile.lock does not pin %s: build with LOCALFRONT_LOCK=add", e.Name)
 }
@@ -135,6 +136,7 @@ type PinnedError struct {
 	Cause error
 }
 
+// Error names the pin and says how to replace it.
 func (e *PinnedError) Error() string {
 	name, _, _ := strings.Cut(e.Name, "@")
 	return fmt.Sprintf("%s, as %s pins it, cannot be had: %v: if it is gone for good, build with LOCALFRONT_LOCK=%s to pin what the name means now",
@@ -152,6 +154,7 @@ type PinnedPolicyError struct {
 	Locked, Now digest.Digest
 }
 
+// Error names both images and says what to change.
 func (e *PinnedPolicyError) Error() string {
 	return fmt.Sprintf("a source policy of this build makes %s of %s, which %s pins to %s: change the policy, or build with LOCALFRONT_LOCK=%s under it",
 		e.Now, e.Name, e.Lock, e.Locked, e.Name)

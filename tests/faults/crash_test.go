@@ -83,19 +83,13 @@ func (r *rig) strike(t *testing.T, n int, b blow) *tally {
 		}
 		r.turnStruck(t, c, u, m, more, func(cancel func()) { b.strike(rnd, cancel) })
 		b.mend()
-		if b.heal != nil {
-			o := r.build(t.Context(), t, u.opt)
-			u.check(t, o)
-			switch {
-			case o.err == nil:
-			case strings.Contains(o.err.Error(), lostSnapshot):
-				c.lost++
-				b.heal()
-			default:
-				t.Errorf("the next build: %v\n%s", o.err, o.res)
-			}
+		o := r.build(t.Context(), t, u.opt)
+		if b.heal != nil && o.err != nil && strings.Contains(o.err.Error(), lostSnapshot) {
+			c.lost++
+			b.heal()
+			o = r.build(t.Context(), t, u.opt)
 		}
-		o := r.mustBuild(t, u.opt, u.files)
+		o.must(t, u.files)
 		c.longest = max(c.longest, o.took)
 		if built = append(built, u); len(built) >= 20 {
 			r.mustUse(t, built)

@@ -96,7 +96,12 @@ func (r *rig) build(ctx context.Context, t *testing.T, opt testengine.BuildOpt) 
 // mustBuild builds, and checks files of what comes out.
 func (r *rig) mustBuild(t *testing.T, opt testengine.BuildOpt, files map[string]string) outcome {
 	t.Helper()
-	o := r.build(t.Context(), t, opt)
+	return r.build(t.Context(), t, opt).must(t, files)
+}
+
+// must fails the test unless the build succeeded with the files.
+func (o outcome) must(t *testing.T, files map[string]string) outcome {
+	t.Helper()
 	if o.err != nil {
 		t.Fatalf("build: %v\n%s", o.err, o.res)
 	}
