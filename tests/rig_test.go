@@ -126,7 +126,7 @@ func wantError(t *testing.T, err error, texts ...string) {
 	}
 }
 
-// bases are lines FROM ten different images.
+// bases are lines FROM n different images.
 func (r *rig) bases(t *testing.T, n int) []string {
 	t.Helper()
 	var lines []string

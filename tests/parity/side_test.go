@@ -45,29 +45,45 @@ type run struct {
 	image map[string][]byte // the exported OCI layout, for a closer look
 	// digests of the vertices of the builds, in their order
 	vertices []map[string]string
-	third    facts // of localfront alone
+	own      facts // of builds that the other side does not make
 }
 
-// calls are the subrequests that buildx sends as --call. Of a broken case, only
-// lint is asked: it answers with the error where the others fail like the build.
-func calls(broken bool) []string {
-	if broken {
-		return []string{lint.RequestLint}
+// plan is in which ways a case is built. What each way costs is containers, and
+// they are nearly all of what the tests cost.
+type plan struct {
+	calls []string // subrequests that buildx sends as --call
+	early bool     // they come before the first build
+	warm  bool     // the official frontend builds again too, to compare the progress of that
+	third bool     // localfront builds a third time, to see that it has learned all there is
+}
+
+// planOf is the plan of the i-th case: all that there is with -everything, and
+// else each way for some of the cases. Of a broken case only lint is asked: it
+// answers with the error where the others fail like the build.
+func planOf(i int, broken bool) plan {
+	switch {
+	case broken:
+		return plan{calls: []string{lint.RequestLint}, early: i%2 == 0}
+	case *everything:
+		return plan{calls: []string{lint.RequestLint, outline.RequestSubrequestsOutline, targets.RequestTargets}, early: i%2 == 0, warm: true, third: true}
 	}
-	return []string{lint.RequestLint, outline.RequestSubrequestsOutline, targets.RequestTargets}
+	return []plan{
+		{calls: []string{lint.RequestLint, outline.RequestSubrequestsOutline}, early: true},
+		{calls: []string{lint.RequestLint}, warm: true},
+		{calls: []string{lint.RequestLint, targets.RequestTargets}, third: true},
+	}[i%3]
 }
 
-// build runs a case: once with export, once more warm, a third time to see that
-// localfront has learned all there is, and its subrequests. With asksFirst the subrequests come before the first build.
-func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, error) {
+// build runs a case: once with export, more often warm, and its subrequests.
+func (s *side) build(ctx context.Context, st *stage, p plan) (*run, error) {
 	r := &run{facts: facts{}}
 	sess, output, err := s.session(ctx, st)
 	if err != nil {
 		return nil, err
 	}
 	defer sess.Close()
-	if asksFirst {
-		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
+	if p.early {
+		s.ask(ctx, st, sess, r.facts, p.calls...)
 	}
 	first := s.solve(ctx, st, sess, export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
 	r.vertices = append(r.vertices, first.digests())
@@ -80,12 +96,14 @@ func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, erro
 			return nil, err
 		}
 	}
-	if !asksFirst {
-		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
+	if !p.early {
+		s.ask(ctx, st, sess, r.facts, p.calls...)
 	}
 	if st.broken {
 		return r, nil // a failure is as cold the second time
 	}
+	// What only localfront does is compared with its own first build.
+	r.own = facts{}
 	warm := func(title string, f facts) {
 		attrs := s.exportAttrs(st)
 		attrs["oci-mediatypes"] = "true"
@@ -93,10 +111,14 @@ func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, erro
 		built.record(title, s.tell(st), f)
 		r.vertices = append(r.vertices, built.digests())
 	}
-	warm("second", r.facts)
-	if s.learns {
-		r.third = facts{}
-		warm("third", r.third)
+	switch {
+	case p.warm:
+		warm("second", r.facts)
+	case s.learns:
+		warm("second", r.own)
+	}
+	if s.learns && p.third {
+		warm("third", r.own)
 	}
 	if st.unsteady() {
 		maps.DeleteFunc(r.facts, func(fact, _ string) bool { return unsteadyFacts.MatchString(fact) })

@@ -17,42 +17,38 @@ import (
 	"github.com/org/localfront/internal/await"
 )
 
-func init() {
-	workers.InitOCIWorker()
-	workers.InitContainerdWorker()
-}
-
-// TestHarness runs each body on both workers, with both frontends.
+// TestHarness runs each body with localfront on both workers, and with the
+// official frontend, which shows that the body is right, on one.
 func TestHarness(t *testing.T) {
-	wantWorkers(t)
-	integration.Run(t, integration.TestFuncs(
+	if testing.Short() {
+		t.Skip("starts 55 daemons")
+	}
+	bodies := integration.TestFuncs(
 		testRun, testMultiStage, testSecret, testSSH, testCacheMount,
 		testNamedContexts, testGitContext, testHTTPContext,
 		testMultiPlatform, testExports,
 		testCacheRegistry, testCacheLocal, testCacheInline,
 		testSBOM, testProvenance, testError, testUnplugged, testSyntaxLine,
-	), integration.WithMatrix("frontend", map[string]any{
-		"official":   official,
-		"localfront": localfront,
-	}))
-	integration.Run(t, integration.TestFuncs(testOffline), integration.WithMatrix("frontend", map[string]any{
-		"localfront": localfront,
-	}))
+	)
+	workers.InitOCIWorker()
+	wantWorkers(t, "oci")
+	integration.Run(t, bodies, integration.WithMatrix("frontend", map[string]any{"official": official}))
+	workers.InitContainerdWorker()
+	wantWorkers(t, "oci containerd")
+	bodies = append(bodies, integration.TestFuncs(testOffline)...)
+	integration.Run(t, bodies, integration.WithMatrix("frontend", map[string]any{"localfront": localfront}))
 }
 
 // wantWorkers fails where the harness would pass for want of a worker. One that
 // is registered and cannot start fails by itself.
-func wantWorkers(t *testing.T) {
+func wantWorkers(t *testing.T, want string) {
 	t.Helper()
 	var names []string
 	for _, w := range integration.List() {
 		names = append(names, w.Name())
 	}
-	if got := strings.Join(names, " "); got != "oci containerd" {
-		t.Fatalf("workers are %q, want oci and containerd", got)
-	}
-	if testing.Short() {
-		t.Skip("starts 80 daemons")
+	if got := strings.Join(names, " "); got != want {
+		t.Fatalf("workers are %q, want %q", got, want)
 	}
 }
 
