@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"strings"
@@ -25,17 +26,69 @@ const (
 //   - Files are read at the same time, before they are asked for, and without
 //     waiting for the stat that comes before each.
 //   - The ledger is read for the Dockerfile's names as soon as it is here.
+//   - .dockerignore is loaded as soon as nothing is left that could fail before.
 type ahead struct {
 	client client.Client
 	opts   map[string]string // as BuildKit gave them: dockerui changes those of bopts
-	// expect is called with the Dockerfile.
-	expect func(ctx context.Context, dockerfile []byte)
+	// expect is called with the Dockerfile. hasIgnore waits for the answer
+	// whether an ignore file of its own came with it.
+	expect func(ctx context.Context, dockerfile []byte, hasIgnore func() bool)
 
 	going sync.WaitGroup // whatever has been started
+
+	mu    sync.Mutex
+	early map[string]*solving // by what is solved
 }
 
-// solve solves, and reads ahead if the request loads some files.
+// solving is a request that was made before BuildKit's frontend made it.
+type solving struct {
+	done chan struct{}
+	res  *client.Result
+	err  error
+}
+
+// begin makes a request that is going to be made.
+func (a *ahead) begin(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	s := &solving{done: make(chan struct{})}
+	defer close(s.done)
+	a.mu.Lock()
+	if a.early == nil {
+		a.early = map[string]*solving{}
+	}
+	a.early[vertices(req.Definition)] = s
+	a.mu.Unlock()
+	s.res, s.err = a.load(ctx, req)
+	return s.res, s.err
+}
+
+// begun returns the request that was made ahead for req, once, nil if none was.
+func (a *ahead) begun(req client.SolveRequest) *solving {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.early[vertices(req.Definition)]
+	delete(a.early, vertices(req.Definition))
+	return s
+}
+
+// vertices is what tells one definition from another.
+func vertices(def *pb.Definition) string { return string(bytes.Join(def.GetDef(), nil)) }
+
+// solve solves, unless that was begun before.
 func (a *ahead) solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	s := a.begun(req)
+	if s == nil {
+		return a.load(ctx, req)
+	}
+	select {
+	case <-s.done:
+		return s.res, s.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// load solves, and reads ahead if the request loads some files.
+func (a *ahead) load(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
 	res, err := a.client.Solve(ctx, req)
 	ctx = context.WithoutCancel(ctx)
 	paths := followed(req.Definition)
@@ -48,8 +101,16 @@ func (a *ahead) solve(ctx context.Context, req client.SolveRequest) (*client.Res
 	}
 	files := &loadedFiles{Reference: ref, going: &a.going, files: map[string]*loadedFile{}}
 	if len(paths) > 1 && paths[1] == paths[0]+ignoreSuffix {
-		files.read(ctx, paths[0], a.expect)
 		files.look(ctx, paths[1])
+		files.read(ctx, paths[0], func(ctx context.Context, dockerfile []byte) {
+			if a.expect == nil {
+				return
+			}
+			a.expect(ctx, dockerfile, func() bool {
+				_, err := files.StatFile(ctx, client.StatRequest{Path: paths[1]})
+				return err == nil
+			})
+		})
 	} else {
 		files.look(ctx, paths[0])
 	}

@@ -3,6 +3,7 @@ package frontend
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,45 @@ func TestCallsOfAWarmBuild(t *testing.T) {
 	}
 	slices.Sort(got) // much of it happens at the same time
 	equal(t, "calls", got, strings.Split(strings.TrimSpace(warmCalls), "\n"))
+}
+
+// .dockerignore is seen in the progress, so it is loaded ahead only where nothing
+// can fail before BuildKit's frontend asks for it.
+func TestDockerignoreAhead(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, text  string
+		opts, files map[string]string
+		loads       bool
+	}{
+		{name: "from memory", text: "FROM alpine:3.20\nRUN true\n", loads: true},
+		{name: "no image", text: "FROM scratch\nCOPY f /\n", loads: true},
+		{name: "an unknown image", text: "FROM alpine:3.20\nCOPY --from=unknown / /\n"},
+		{name: "asked for", text: "FROM alpine:3.20\n", opts: map[string]string{"image-resolve-mode": "pull"}},
+		{name: "another platform", text: "FROM alpine:3.20\n", opts: map[string]string{"platform": "linux/arm64"}},
+		{name: "max-age", text: "FROM alpine:3.20\n", opts: map[string]string{"build-arg:LOCALFRONT_MAX_AGE": "1ns"}},
+		{name: "named", text: "FROM alpine:3.20\n", opts: map[string]string{"build-arg:LOCALFRONT_NAME": "mine"}},
+		{name: "lint", text: "FROM alpine:3.20\n", opts: map[string]string{"requestid": "frontend.lint"}},
+		{name: "an ignore file of its own", text: "FROM alpine:3.20\n", files: map[string]string{"Dockerfile.dockerignore": "x"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := fakegateway.NewBuilder()
+			b.Registry.Push(alpine, fakegateway.Image{})
+			build(t, b, dockerfile("FROM alpine:3.20\nRUN true\n"))
+			b.ClearLog()
+			// BuildKit's frontend comes to it after all names.
+			errs := errors.New("not yet")
+			b.Inject(fakegateway.Fault{Kind: fakegateway.Resolve, Match: "alpine", Err: errs})
+			b.Inject(fakegateway.Fault{Kind: fakegateway.Request, Err: errs})
+			what := dockerfile(tt.text)
+			maps.Copy(what.Opts, tt.opts)
+			maps.Copy(what.Locals["dockerfile"], tt.files)
+			_, _ = run(t, b, what)
+			equal(t, "loads .dockerignore", slices.ContainsFunc(b.Calls(fakegateway.Solve), func(c fakegateway.Call) bool { return c.What == "local://context" }), tt.loads)
+		})
+	}
 }
 
 // Where nothing was ever named, one read says so for all names.
@@ -159,34 +199,43 @@ func TestExpectedNames(t *testing.T) {
 		name, text string
 		opts       map[string]string
 		want       []string
+		some       bool // these are not all, or not without doubt
 	}{
 		{name: "one", text: "FROM alpine\n", want: []string{"docker.io/library/alpine:latest"}},
 		{name: "a pinned one", text: "FROM alpine:3.20@sha256:" + strings.Repeat("1", 64), want: []string{alpine + "@sha256:" + strings.Repeat("1", 64)}},
 		{name: "scratch", text: "FROM scratch\n"},
 		{name: "a check above an instruction", text: "FROM a\n# check=skip=UndefinedVar\nENV A=$B\n", want: []string{"docker.io/library/a:latest"}},
-		{name: "a variable", text: "ARG V=3\nFROM alpine:$V\n"},
+		{name: "a variable", text: "ARG V=3\nFROM alpine:$V\n", some: true},
 		{name: "stages", text: "FROM a AS one\nFROM ONE AS two\nFROM b\nCOPY --from=two / /\nCOPY --from=c / /\n", want: []string{
 			"docker.io/library/b:latest", "docker.io/library/a:latest", "docker.io/library/c:latest",
 		}},
 		{name: "stages by number", text: "FROM a\nFROM b\nFROM c\nCOPY --from=1 / /\n", want: []string{
 			"docker.io/library/c:latest", "docker.io/library/b:latest",
 		}},
-		{name: "a number that is no stage", text: "FROM a\nCOPY --from=7 / /\n", want: []string{"docker.io/library/a:latest"}},
+		{name: "a number that is no stage", text: "FROM a\nCOPY --from=7 / /\n", want: []string{"docker.io/library/a:latest"}, some: true},
 		{name: "a target", text: "FROM a AS one\nFROM b\n", opts: map[string]string{"target": "one"}, want: []string{"docker.io/library/a:latest"}},
-		{name: "an unknown target", text: "FROM a\n", opts: map[string]string{"target": "no"}},
+		{name: "an unknown target", text: "FROM a\n", opts: map[string]string{"target": "no"}, some: true},
 		{name: "a stage later of the same name", text: "FROM a AS x\nFROM a\n", want: []string{"docker.io/library/a:latest"}},
-		{name: "a named context", text: "FROM a\n", opts: map[string]string{"context:a": "local:a"}},
-		{name: "broken", text: "FROM\n"},
-		{name: "empty", text: ""},
+		{name: "a named context", text: "FROM a\n", opts: map[string]string{"context:a": "local:a"}, some: true},
+		{name: "broken", text: "FROM\n", some: true},
+		{name: "empty", text: "", some: true},
+		{name: "a mount", text: "FROM a\nRUN --mount=from=b,target=/b x\n", want: []string{"docker.io/library/a:latest"}, some: true},
+		{name: "a mount of nobody's", text: "FROM a\nRUN --mount=type=cache,target=/b x\n", want: []string{"docker.io/library/a:latest"}},
+		{name: "a platform", text: "FROM --platform=no a\n", want: []string{"docker.io/library/a:latest"}, some: true},
+		{name: "a stage that nobody needs", text: "FROM --platform=no b\nFROM a\n", want: []string{"docker.io/library/a:latest"}, some: true},
+		{name: "no name", text: "FROM A\n", some: true},
+		{name: "a directive", text: "# check=no\nFROM a\n", want: []string{"docker.io/library/a:latest"}, some: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for _, n := range expectedNames([]byte(tt.text), tt.opts) {
+			names, all := expectedNames([]byte(tt.text), tt.opts)
+			for _, n := range names {
 				got = append(got, n.String())
 			}
 			equal(t, "names", got, tt.want)
+			equal(t, "all", all, !tt.some)
 		})
 	}
 }

@@ -28,6 +28,8 @@ const (
 	keySource     = "source"    // the frontend's image
 	keyRequestID  = "requestid" // set for lint, outline and the like
 	keyProvenance = "attest:provenance"
+	keyPlatform   = "platform"
+	keyResolve    = "image-resolve-mode"
 	keySyntaxArg  = argPrefix + "BUILDKIT_SYNTAX"
 )
 

@@ -48,6 +48,7 @@ type decorated struct {
 	wants  map[string]graph.Want  // what steps of named results want, by vertex
 	images map[string]graph.Image // what the build's definitions take, by reference and platform
 	inputs map[string]bool        // the remote sources of inputs, by ID
+	given  bool                   // there are inputs
 }
 
 var _ client.Client = &decorated{}
@@ -324,6 +325,9 @@ func (c *decorated) Inputs(ctx context.Context) (map[string]llb.State, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	c.given = len(inputs) > 0
+	c.mu.Unlock()
 	for name, st := range inputs {
 		def, err := st.Marshal(ctx)
 		if err != nil {

@@ -152,7 +152,7 @@ func (c *decorated) command(s *survey, what string) string {
 // its value, which docker takes from the environment then.
 func (c *decorated) flags(s *survey) (flags []string) {
 	opts := c.ahead.opts
-	if v := opts["platform"]; v != "" {
+	if v := opts[keyPlatform]; v != "" {
 		flags = append(flags, lockfile.Flag("--platform", v))
 	}
 	args := namingArgs(s.source.Data)

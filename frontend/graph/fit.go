@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
@@ -135,16 +136,18 @@ func unfitExec(exec *pb.ExecOp) string {
 // token matches what the services that give them out have made easy to
 // recognise: tokens of GitHub, GitLab, AWS, Slack, npm, PyPI, Docker and Google,
 // signed web tokens, and private keys.
-var token = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}` +
-	`|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}` +
-	`|dckr_pat_[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{35}|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.` +
-	`|-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+var token = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}` +
+		`|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}` +
+		`|dckr_pat_[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{35}|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.` +
+		`|-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+})
 
 // LooksSecret reports whether a text has in it what is a token by its looks.
-func LooksSecret(text string) bool { return token.MatchString(text) }
+func LooksSecret(text string) bool { return token().MatchString(text) }
 
 // HideSecrets returns a text to be shown, with what LooksSecret finds left out.
-func HideSecrets(text string) string { return token.ReplaceAllString(text, "…") }
+func HideSecrets(text string) string { return token().ReplaceAllString(text, "…") }
 
 // credentials says that a source names a user with its address, "" if it does
 // not. Over ssh a user is part of the address and no secret.
@@ -172,7 +175,7 @@ func credentials(src *pb.SourceOp) string {
 }
 
 // commit is the full name of a git commit.
-var commit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+var commit = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`) })
 
 // unpinned says why a source may be another one tomorrow, "" if it cannot.
 func unpinned(src *pb.SourceOp) string {
@@ -186,7 +189,7 @@ func unpinned(src *pb.SourceOp) string {
 	case srctypes.GitScheme:
 		_, fragment, _ := strings.Cut(rest, "#")
 		ref, _, _ := strings.Cut(fragment, ":")
-		if !commit.MatchString(ref) && !commit.MatchString(src.Attrs[pb.AttrGitChecksum]) {
+		if !commit().MatchString(ref) && !commit().MatchString(src.Attrs[pb.AttrGitChecksum]) {
 			return "a git repository without a commit"
 		}
 	case srctypes.HTTPScheme, srctypes.HTTPSScheme:

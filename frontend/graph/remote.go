@@ -38,7 +38,7 @@ func remoteOf(src *pb.SourceOp) (Remote, bool) {
 		if full := src.Attrs[pb.AttrFullRemoteURL]; full != "" {
 			address = full
 		}
-		pinned := commit.MatchString(ref) || src.Attrs[pb.AttrGitChecksum] != ""
+		pinned := commit().MatchString(ref) || src.Attrs[pb.AttrGitChecksum] != ""
 		return Remote{Git: true, Address: address, Ref: ref, Pinned: pinned, ID: sourceID(src), Op: src}, true
 	case srctypes.HTTPScheme, srctypes.HTTPSScheme:
 		return Remote{Address: id, Pinned: src.Attrs[pb.AttrHTTPChecksum] != "", ID: sourceID(src), Op: src}, true

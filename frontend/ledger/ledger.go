@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
@@ -136,10 +137,10 @@ func (l *Ledger) In(scope string) *Ledger {
 	return &scoped
 }
 
-var scopes = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var scopes = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 
 // IsScope reports whether s can name a scope.
-func IsScope(s string) bool { return scopes.MatchString(s) }
+func IsScope(s string) bool { return scopes().MatchString(s) }
 
 // key returns the argument of the agent that stands for name. Neither scopes
 // nor names have spaces, so keys of two scopes are never the same.

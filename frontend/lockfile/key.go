@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 	"unicode"
 
@@ -63,15 +62,15 @@ func publicAddress(address string) (string, error) {
 	return u.String(), nil
 }
 
-var userinfo = regexp.MustCompile(`://[^/?#]*@`)
+var userinfo = lazy(`://[^/?#]*@`)
 
 // WithoutCredentials returns text to show of a name or an address, also of one
 // that is not well formed: what stands before the host is left out.
-func WithoutCredentials(text string) string { return userinfo.ReplaceAllString(text, "://…@") }
+func WithoutCredentials(text string) string { return userinfo().ReplaceAllString(text, "://…@") }
 
 var (
-	commitHash = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	sha256Hash = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	commitHash = lazy(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	sha256Hash = lazy(`^[0-9a-f]{64}$`)
 )
 
 var (
@@ -83,7 +82,7 @@ var (
 // CheckValue says what is wrong with a value for a source of kind k.
 func CheckValue(k Kind, value string) error {
 	if k == Git {
-		if !commitHash.MatchString(value) {
+		if !commitHash().MatchString(value) {
 			return errCommit
 		}
 		return nil
@@ -92,7 +91,7 @@ func CheckValue(k Kind, value string) error {
 	switch {
 	case !ok:
 		return errAlgorithm
-	case !sha256Hash.MatchString(hash):
+	case !sha256Hash().MatchString(hash):
 		return errDigest
 	}
 	return nil

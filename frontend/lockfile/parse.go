@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -15,11 +16,17 @@ import (
 var (
 	// byteOrderMark may begin a file that was saved on Windows.
 	byteOrderMark = []byte("\xef\xbb\xbf")
-	conflict      = regexp.MustCompile(`(?m)^(<{7} |={7}\r?$|>{7} |\|{7} )`)
+	conflict      = lazy(`(?m)^(<{7} |={7}\r?$|>{7} |\|{7} )`)
 	// instruction is how the first line of a Dockerfile begins that is no
 	// comment. No line of a lock does.
-	instruction = regexp.MustCompile(`^(?i)(FROM|ARG|RUN|COPY|ADD|ENV|LABEL|MAINTAINER)\s`)
+	instruction = lazy(`^(?i)(FROM|ARG|RUN|COPY|ADD|ENV|LABEL|MAINTAINER)\s`)
 )
+
+// lazy returns an expression that is compiled when it is first needed: a build
+// without a lock needs none of them.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // Parse reads a lock. Its errors are an *Error with the line, or ErrEmpty.
 // Whatever is not understood is refused: a lock that is read half would pin
@@ -65,7 +72,7 @@ type parser struct {
 
 // preflight tells apart what would only be a syntax error to TOML.
 func (p *parser) preflight() error {
-	switch at := conflict.FindIndex(p.data); {
+	switch at := conflict().FindIndex(p.data); {
 	case len(bytes.TrimSpace(bytes.TrimPrefix(p.data, byteOrderMark))) == 0:
 		return ErrEmpty
 	case len(p.data) > MaxSize:
@@ -81,7 +88,7 @@ func (p *parser) preflight() error {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if instruction.MatchString(line) {
+		if instruction().MatchString(line) {
 			return p.fail(i+1, ErrDockerfile, "this is a Dockerfile and no lock (the tern tool writes one under this name)",
 				"move it away, then: "+p.update())
 		}

@@ -272,3 +272,21 @@ func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
 		r.name(named).look(ctx, r, Key(named), named)
 	}
 }
+
+// Remembers reports whether a name that was expected will be answered from
+// memory, with nobody else asked before.
+func (r *Resolver) Remembers(ctx context.Context, named reference.Named, p ocispecs.Platform) bool {
+	if _, pinned, err := r.pin(ctx, named); err != nil || pinned || r.opts.Locked || r.opts.MaxAge > 0 {
+		return false
+	}
+	n := r.name(named)
+	img := n.image()
+	if l := n.look(ctx, r, Key(named), named); l.governed || l.result != nil || img == nil {
+		return false
+	}
+	if c, ok := named.(reference.Canonical); ok && c.Digest() != img.Digest {
+		return false
+	}
+	_, known := n.platform(img.Digest, p)
+	return known
+}
