@@ -27,14 +27,16 @@ type turn struct {
 // while.
 const many = 100
 
-// turn returns the n-th build.
+// turn returns the n-th build. Its step looks whether all is there: not every
+// program of busybox tells that it could not write.
 func (r *rig) turn(n int) turn {
 	text := fmt.Sprintf("turn %d\n", n)
 	u := turn{
 		name: fmt.Sprintf("localhost/turn:%d", n),
 		opt: testengine.BuildOpt{
 			Dockerfile: r.dockerfile("", "FROM REG/base:1 AS b", "COPY f /f", "COPY many /many",
-				"RUN cat /f /etc/release > /out; cat /many/* | sha256sum >> /out", "FROM scratch", "COPY --from=b /out /out"),
+				"RUN cat /f /etc/release > /out && cat /many/* | sha256sum >> /out && [ $(wc -l < /out) = 3 ]",
+				"FROM scratch", "COPY --from=b /out /out"),
 			Files: map[string]string{"f": text},
 		},
 	}
