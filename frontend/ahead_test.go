@@ -44,6 +44,7 @@ func TestDockerignoreAhead(t *testing.T) {
 		{name: "from memory", text: "FROM alpine:3.20\nRUN true\n", loads: true},
 		{name: "no image", text: "FROM scratch\nCOPY f /\n", loads: true},
 		{name: "an unknown image", text: "FROM alpine:3.20\nCOPY --from=unknown / /\n"},
+		{name: "triggers", text: "FROM onbuild\n"},
 		{name: "asked for", text: "FROM alpine:3.20\n", opts: map[string]string{"image-resolve-mode": "pull"}},
 		{name: "another platform", text: "FROM alpine:3.20\n", opts: map[string]string{"platform": "linux/arm64"}},
 		{name: "max-age", text: "FROM alpine:3.20\n", opts: map[string]string{"build-arg:LOCALFRONT_MAX_AGE": "1ns"}},
@@ -56,11 +57,13 @@ func TestDockerignoreAhead(t *testing.T) {
 			t.Parallel()
 			b := fakegateway.NewBuilder()
 			b.Registry.Push(alpine, fakegateway.Image{})
+			b.Registry.Push("onbuild", fakegateway.Image{OnBuild: []string{"RUN true"}})
 			build(t, b, dockerfile("FROM alpine:3.20\nRUN true\n"))
+			build(t, b, dockerfile("FROM onbuild\nRUN true\n"))
 			b.ClearLog()
 			// BuildKit's frontend comes to it after all names.
 			errs := errors.New("not yet")
-			b.Inject(fakegateway.Fault{Kind: fakegateway.Resolve, Match: "alpine", Err: errs})
+			b.Inject(fakegateway.Fault{Kind: fakegateway.Resolve, Err: errs})
 			b.Inject(fakegateway.Fault{Kind: fakegateway.Request, Err: errs})
 			what := dockerfile(tt.text)
 			maps.Copy(what.Opts, tt.opts)

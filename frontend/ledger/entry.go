@@ -62,6 +62,9 @@ type Platform struct {
 	Layers int `json:"layers"`
 	// Content tells whether the layers were on the builder when last checked.
 	Content Content `json:"content,omitempty"`
+	// NoTriggers says that the image has no ONBUILD triggers, which may name
+	// further images. Where it is false nobody knows.
+	NoTriggers bool `json:"noTriggers,omitempty"`
 }
 
 // Content tells where the layers of an image are.

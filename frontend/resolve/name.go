@@ -138,7 +138,13 @@ func (n *name) learn(a Answer, p ocispecs.Platform, resolved time.Time) {
 	if resolved.Sub(img.Resolved) >= refreshAge || ahead(resolved, img) {
 		img.Resolved = resolved.UTC()
 	}
+	_, known := img.Platforms[platformKey(p)]
 	setLayers(img, p, layerCount(a.Config))
+	if !known { // what is known of a digest stays true: it is not worth a write
+		now := img.Platforms[platformKey(p)]
+		now.NoTriggers = !hasTriggers(a.Config)
+		img.Platforms[platformKey(p)] = now
+	}
 }
 
 // counted takes note of the number of layers of d, should that be the image
@@ -258,6 +264,14 @@ func layerCount(config []byte) int {
 	return len(img.RootFS.DiffIDs)
 }
 
+// hasTriggers reports whether an image config may have ONBUILD triggers.
+func hasTriggers(config []byte) bool {
+	var img struct {
+		Config struct{ OnBuild []string }
+	}
+	return json.Unmarshal(config, &img) != nil || len(img.Config.OnBuild) > 0
+}
+
 // Expect reads what is remembered of a name that is going to be resolved.
 func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
 	pin, pinned, err := r.pin(ctx, named)
@@ -274,7 +288,7 @@ func (r *Resolver) Expect(ctx context.Context, named reference.Named) {
 }
 
 // Remembers reports whether a name that was expected will be answered from
-// memory, with nobody else asked before.
+// memory, with nobody else asked before, by an image that names no others.
 func (r *Resolver) Remembers(ctx context.Context, named reference.Named, p ocispecs.Platform) bool {
 	if _, pinned, err := r.pin(ctx, named); err != nil || pinned || r.opts.Locked || r.opts.MaxAge > 0 {
 		return false
@@ -287,6 +301,6 @@ func (r *Resolver) Remembers(ctx context.Context, named reference.Named, p ocisp
 	if c, ok := named.(reference.Canonical); ok && c.Digest() != img.Digest {
 		return false
 	}
-	_, known := n.platform(img.Digest, p)
-	return known
+	known, ok := n.platform(img.Digest, p)
+	return ok && known.NoTriggers
 }

@@ -444,7 +444,7 @@ func TestLearnsEveryPlatform(t *testing.T) {
 	}
 	wg.Wait()
 	want := map[string]ledger.Entry{alpine: {Image: &ledger.Image{Digest: is, Resolved: now, Platforms: map[string]ledger.Platform{
-		"linux/amd64": {Layers: 2}, "linux/arm64": {Layers: 2},
+		"linux/amd64": {Layers: 2, NoTriggers: true}, "linux/arm64": {Layers: 2, NoTriggers: true},
 	}}}}
 	if d := cmp.Diff(want, r.Learned()); d != "" {
 		t.Errorf("what is learned (-want +got):\n%s", d)
