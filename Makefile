@@ -87,10 +87,6 @@ soak: ## faults and load in full counts, for an hour; writes docs/reliability.md
 test-engines: deps engines frontend ## every road on every kind of builder; ENGINE=oci for one row of docs/engines.md
 	go test -timeout 1h -count=1 -v -run 'TestMatrix/^$(or $(ENGINE),.*)$$' ./tests -roads
 
-.PHONY: test-parity
-test-parity: deps engines frontend ## build each parity case in every way: all subrequests, warm, and once more
-	go test -timeout 1h -count=1 ./tests/parity -everything
-
 .PHONY: agent-check
 agent-check: ## rebuild the agents and compare with the committed bytes
 	@frontend/agents/build.sh --check --install

@@ -33,6 +33,8 @@ type side struct {
 	frontend string // reference of its image
 	digest   string // of that image
 	learns   bool   // it is localfront
+	// inside is the same frontend, to run in this process.
+	inside gateway.BuildFunc
 }
 
 // facts are what can be said of a build, as named texts. Two builds are the
@@ -45,47 +47,34 @@ type run struct {
 	image map[string][]byte // the exported OCI layout, for a closer look
 	// digests of the vertices of the builds, in their order
 	vertices []map[string]string
-	own      facts // of builds that the other side does not make
+	third    facts // of localfront alone
 }
 
-// plan is in which ways a case is built. What each way costs is containers, and
-// they are nearly all of what the tests cost.
-type plan struct {
-	calls []string // subrequests that buildx sends as --call
-	early bool     // they come before the first build
-	warm  bool     // the official frontend builds again too, to compare the progress of that
-	third bool     // localfront builds a third time, to see that it has learned all there is
-}
-
-// planOf is the plan of the i-th case: all that there is with -everything, and
-// else each way for some of the cases. Of a broken case only lint is asked: it
-// answers with the error where the others fail like the build.
-func planOf(i int, broken bool) plan {
-	switch {
-	case broken:
-		return plan{calls: []string{lint.RequestLint}, early: i%2 == 0}
-	case *everything:
-		return plan{calls: []string{lint.RequestLint, outline.RequestSubrequestsOutline, targets.RequestTargets}, early: i%2 == 0, warm: true, third: true}
+// calls are the subrequests that buildx sends as --call. Of a broken case, only
+// lint is asked: it answers with the error where the others fail like the build.
+func calls(broken bool) []string {
+	if broken {
+		return []string{lint.RequestLint}
 	}
-	return []plan{
-		{calls: []string{lint.RequestLint, outline.RequestSubrequestsOutline}, early: true},
-		{calls: []string{lint.RequestLint}, warm: true},
-		{calls: []string{lint.RequestLint, targets.RequestTargets}, third: true},
-	}[i%3]
+	return []string{lint.RequestLint, outline.RequestSubrequestsOutline, targets.RequestTargets}
 }
 
-// build runs a case: once with export, more often warm, and its subrequests.
-func (s *side) build(ctx context.Context, st *stage, p plan) (*run, error) {
+// build runs a case: once with export, once more warm, a third time to see that
+// localfront has learned all there is, and its subrequests. With asksFirst the
+// subrequests come before the first build. That one is the frontend's image's;
+// all others are made by the same frontend in this process, on the same daemon's
+// gateway, since a container for each would be most of what this test costs.
+func (s *side) build(ctx context.Context, st *stage, asksFirst bool) (*run, error) {
 	r := &run{facts: facts{}}
 	sess, output, err := s.session(ctx, st)
 	if err != nil {
 		return nil, err
 	}
 	defer sess.Close()
-	if p.early {
-		s.ask(ctx, st, sess, r.facts, p.calls...)
+	if asksFirst {
+		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
 	}
-	first := s.solve(ctx, st, sess, export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
+	first := s.solve(ctx, st, sess, s.image, export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
 	r.vertices = append(r.vertices, first.digests())
 	first.record("first", s.tell(st), r.facts)
 	if first.err == nil {
@@ -96,29 +85,27 @@ func (s *side) build(ctx context.Context, st *stage, p plan) (*run, error) {
 			return nil, err
 		}
 	}
-	if !p.early {
-		s.ask(ctx, st, sess, r.facts, p.calls...)
+	if !asksFirst {
+		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
 	}
 	if st.broken {
 		return r, nil // a failure is as cold the second time
 	}
-	// What only localfront does is compared with its own first build.
-	r.own = facts{}
 	warm := func(title string, f facts) {
 		attrs := s.exportAttrs(st)
 		attrs["oci-mediatypes"] = "true"
-		built := s.solve(ctx, st, sess, export{kind: client.ExporterImage, attrs: attrs})
+		by := s.inside
+		if st.opts["attest:provenance"] != "" {
+			by = s.image // the frontend's image is part of what is said of the build
+		}
+		built := s.solve(ctx, st, sess, by, export{kind: client.ExporterImage, attrs: attrs})
 		built.record(title, s.tell(st), f)
 		r.vertices = append(r.vertices, built.digests())
 	}
-	switch {
-	case p.warm:
-		warm("second", r.facts)
-	case s.learns:
-		warm("second", r.own)
-	}
-	if s.learns && p.third {
-		warm("third", r.own)
+	warm("second", r.facts)
+	if s.learns {
+		r.third = facts{}
+		warm("third", r.third)
 	}
 	if st.unsteady() {
 		maps.DeleteFunc(r.facts, func(fact, _ string) bool { return unsteadyFacts.MatchString(fact) })
@@ -165,19 +152,19 @@ type solved struct {
 	status   status
 }
 
-// solve sends one build through gateway.v0, as BuildKit does for a syntax line,
-// and again where the daemon was too busy to start the frontend.
-func (s *side) solve(ctx context.Context, st *stage, sess *session.Session, exp export) *solved {
+// solve builds once, and again where the daemon was too busy to start the
+// frontend.
+func (s *side) solve(ctx context.Context, st *stage, sess *session.Session, by gateway.BuildFunc, exp export) *solved {
 	for {
 		start := time.Now()
-		out := s.solveOnce(ctx, st, sess, exp)
+		out := s.solveOnce(ctx, st, sess, by, exp)
 		if out.err == nil || ctx.Err() != nil || !testengine.TooBusy(start, out.err.Error()) {
 			return out
 		}
 	}
 }
 
-func (s *side) solveOnce(ctx context.Context, st *stage, sess *session.Session, exp export) *solved {
+func (s *side) solveOnce(ctx context.Context, st *stage, sess *session.Session, by gateway.BuildFunc, exp export) *solved {
 	out := &solved{}
 	ch := make(chan *client.SolveStatus)
 	var wg sync.WaitGroup
@@ -185,7 +172,7 @@ func (s *side) solveOnce(ctx context.Context, st *stage, sess *session.Session, 
 	opt := s.options(st, sess)
 	opt.Exports = []client.ExportEntry{{Type: exp.kind, Attrs: exp.attrs}}
 	resp, err := s.client.Build(ctx, opt, "parity", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		res, err := c.Solve(ctx, s.request(opt.FrontendAttrs, nil))
+		res, err := by(ctx, c)
 		if err != nil {
 			out.err = err
 			return nil, err
@@ -203,6 +190,11 @@ func (s *side) solveOnce(ctx context.Context, st *stage, sess *session.Session, 
 	return out
 }
 
+// image sends a request through gateway.v0, as BuildKit does for a syntax line.
+func (s *side) image(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+	return c.Solve(ctx, gateway.SolveRequest{Frontend: "gateway.v0", FrontendOpt: maps.Clone(c.BuildOpts().Opts)})
+}
+
 func (s *side) options(st *stage, sess *session.Session) client.SolveOpt {
 	attrs := maps.Clone(st.opts)
 	attrs["source"] = s.frontend
@@ -210,10 +202,16 @@ func (s *side) options(st *stage, sess *session.Session) client.SolveOpt {
 	return client.SolveOpt{FrontendAttrs: attrs, SharedSession: sess, SessionPreInitialized: true, Internal: true}
 }
 
-func (s *side) request(attrs, more map[string]string) gateway.SolveRequest {
-	opt := maps.Clone(attrs)
-	maps.Copy(opt, more)
-	return gateway.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opt}
+// withOpts is a client with options of its own.
+type withOpts struct {
+	gateway.Client
+	opts map[string]string
+}
+
+func (c withOpts) BuildOpts() gateway.BuildOpts {
+	b := c.Client.BuildOpts()
+	b.Opts = c.opts
+	return b
 }
 
 // ask sends subrequests, side by side, and records their answers.
@@ -224,10 +222,10 @@ func (s *side) ask(ctx context.Context, st *stage, sess *session.Session, f fact
 		eg, ctx := errgroup.WithContext(ctx)
 		for _, name := range names {
 			eg.Go(func() error {
-				res, err := s.answer(ctx, c, s.request(opt.FrontendAttrs, map[string]string{
-					"requestid":     name,
-					"frontend.caps": "moby.buildkit.frontend.subrequests",
-				}))
+				opts := maps.Clone(opt.FrontendAttrs)
+				opts["requestid"] = name
+				opts["frontend.caps"] = "moby.buildkit.frontend.subrequests"
+				res, err := s.inside(ctx, withOpts{c, opts})
 				mu.Lock()
 				defer mu.Unlock()
 				recordAnswer(name, res, err, s.tell(st), f)
@@ -238,17 +236,6 @@ func (s *side) ask(ctx context.Context, st *stage, sess *session.Session, f fact
 	}, nil)
 	if err != nil {
 		f["subrequests"] = s.tell(st)(err.Error())
-	}
-}
-
-// answer sends one subrequest, and again as solve does.
-func (s *side) answer(ctx context.Context, c gateway.Client, req gateway.SolveRequest) (*gateway.Result, error) {
-	for {
-		start := time.Now()
-		res, err := c.Solve(ctx, req)
-		if err == nil || ctx.Err() != nil || !testengine.TooBusy(start, err.Error()) {
-			return res, err
-		}
 	}
 }
 
