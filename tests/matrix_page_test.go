@@ -144,8 +144,9 @@ const pageHead = `# Engines
 
 What localfront does on each kind of builder. This page is written by
 ` + "`go test ./tests -run TestMatrix -roads -update`" + `. ` + "`make test-engines`" + ` fails when a builder does
-otherwise, ` + "`make test-engines ENGINE=oci`" + ` runs one row, and ` + "`make test`" + ` all scenarios on all rows,
-and each road where it differs most.
+otherwise, ` + "`make test-engines ENGINE=oci`" + ` runs one row, and ` + "`make test`" + ` all scenarios on all rows
+(` + "`graph-container`" + ` apart, which is ` + "`docker-container`" + ` but for Docker's store) and each road where it
+differs most.
 
 `
 

@@ -60,6 +60,8 @@ var (
 	dockers    = names(func(r row) bool { return !slices.Contains(buildkitds, r.name) })
 	buildx     = names(func(r row) bool { return r.driver != "DOCKER_BUILDKIT=1" })
 	kinds      = names(func(r row) bool { return r.name != "graph-container" })
+	// One of each client and daemon that calls may not be the same on.
+	callers = []string{"oci", "v0.12", "docker-container", "docker-20.10-buildx"}
 )
 
 func names(which func(row) bool) []string {
@@ -84,9 +86,13 @@ func (r row) all() []scenario {
 }
 
 // some are those that every run of the tests plays: which roads, the same on
-// all rows but for the client or the daemon, are taken where.
+// all rows but for the client or the daemon, are taken where. Of a builder that
+// is another row's, only what Docker's store has to do with.
 func (r row) some() []scenario {
 	return slices.DeleteFunc(r.all(), func(s scenario) bool {
+		if !slices.Contains(kinds, r.name) {
+			return s.name != "offline rebuild" && s.name != "image store"
+		}
 		return slices.ContainsFunc(roads, func(road road) bool {
 			return road.name == s.name && !slices.Contains(road.always, r.name)
 		})

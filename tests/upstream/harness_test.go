@@ -17,26 +17,30 @@ import (
 	"github.com/org/localfront/internal/await"
 )
 
-// TestHarness runs each body with localfront on both workers, and with the
-// official frontend, which shows that the body is right, on one.
+// TestHarness runs each body on the OCI worker, with the official frontend too,
+// which shows that the body is right, and those on containerd's as well that have
+// to do with how a worker keeps images, layers and results.
 func TestHarness(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts 55 daemons")
+		t.Skip("starts 45 daemons")
 	}
-	bodies := integration.TestFuncs(
-		testRun, testMultiStage, testSecret, testSSH, testCacheMount,
-		testNamedContexts, testGitContext, testHTTPContext,
-		testMultiPlatform, testExports,
-		testCacheRegistry, testCacheLocal, testCacheInline,
-		testSBOM, testProvenance, testError, testUnplugged, testSyntaxLine,
+	ours := integration.WithMatrix("frontend", map[string]any{"localfront": localfront})
+	both := integration.WithMatrix("frontend", map[string]any{"official": official, "localfront": localfront})
+	theirs := integration.WithMatrix("frontend", map[string]any{"official": official})
+	anywhere := integration.TestFuncs(
+		testSecret, testSSH, testNamedContexts, testGitContext, testHTTPContext,
+		testCacheInline, testCacheLocal, testSBOM, testError, testUnplugged, testSyntaxLine,
+	)
+	kept := integration.TestFuncs(
+		testRun, testMultiStage, testCacheMount, testMultiPlatform, testExports, testCacheRegistry, testProvenance,
 	)
 	workers.InitOCIWorker()
 	wantWorkers(t, "oci")
-	integration.Run(t, bodies, integration.WithMatrix("frontend", map[string]any{"official": official}))
+	integration.Run(t, anywhere, both)
+	integration.Run(t, kept, theirs)
 	workers.InitContainerdWorker()
 	wantWorkers(t, "oci containerd")
-	bodies = append(bodies, integration.TestFuncs(testOffline)...)
-	integration.Run(t, bodies, integration.WithMatrix("frontend", map[string]any{"localfront": localfront}))
+	integration.Run(t, append(kept, integration.TestFuncs(testOffline)...), ours)
 }
 
 // wantWorkers fails where the harness would pass for want of a worker. One that
