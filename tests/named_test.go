@@ -233,7 +233,7 @@ func TestNamedAtOnce(t *testing.T) {
 	eg, readers := errgroup.Group{}, errgroup.Group{}
 	eg.SetLimit(5)
 	readers.SetLimit(3)
-	for i := range 12 {
+	for i := range 8 {
 		eg.Go(func() error { return record(name(i), fmt.Sprint("v", i)) })
 		readers.Go(func() error { return read(name(i)) })
 	}

@@ -29,10 +29,11 @@ func TestHarness(t *testing.T) {
 	theirs := integration.WithMatrix("frontend", map[string]any{"official": official})
 	anywhere := integration.TestFuncs(
 		testSecret, testSSH, testNamedContexts, testGitContext, testHTTPContext,
-		testCacheInline, testCacheLocal, testSBOM, testError, testUnplugged, testSyntaxLine,
+		testRun, testCacheMount, testCacheInline, testCacheLocal, testSBOM, testProvenance,
+		testError, testUnplugged, testSyntaxLine,
 	)
 	kept := integration.TestFuncs(
-		testRun, testMultiStage, testCacheMount, testMultiPlatform, testExports, testCacheRegistry, testProvenance,
+		testMultiStage, testMultiPlatform, testExports, testCacheRegistry,
 	)
 	workers.InitOCIWorker()
 	wantWorkers(t, "oci")
