@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
@@ -36,12 +37,12 @@ type ahead struct {
 
 	going sync.WaitGroup // whatever has been started
 
-	mu    sync.Mutex
-	early map[string]*solving // by what is solved
+	early atomic.Pointer[solving] // nil where nothing was begun, or once it was taken
 }
 
 // solving is a request that was made before BuildKit's frontend made it.
 type solving struct {
+	last []byte // of its definition
 	done chan struct{}
 	res  *client.Result
 	err  error
@@ -49,29 +50,30 @@ type solving struct {
 
 // begin makes a request that is going to be made.
 func (a *ahead) begin(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
-	s := &solving{done: make(chan struct{})}
+	s := &solving{last: last(req.Definition), done: make(chan struct{})}
 	defer close(s.done)
-	a.mu.Lock()
-	if a.early == nil {
-		a.early = map[string]*solving{}
-	}
-	a.early[vertices(req.Definition)] = s
-	a.mu.Unlock()
+	a.early.Store(s)
 	s.res, s.err = a.load(ctx, req)
 	return s.res, s.err
 }
 
 // begun returns the request that was made ahead for req, once, nil if none was.
 func (a *ahead) begun(req client.SolveRequest) *solving {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.early[vertices(req.Definition)]
-	delete(a.early, vertices(req.Definition))
+	s := a.early.Load()
+	if s == nil || !bytes.Equal(s.last, last(req.Definition)) || !a.early.CompareAndSwap(s, nil) {
+		return nil
+	}
 	return s
 }
 
-// vertices is what tells one definition from another.
-func vertices(def *pb.Definition) string { return string(bytes.Join(def.GetDef(), nil)) }
+// last is the last op of a definition. It names the others by their digests, so
+// it tells one definition from another.
+func last(def *pb.Definition) []byte {
+	if ops := def.GetDef(); len(ops) > 0 {
+		return ops[len(ops)-1]
+	}
+	return nil
+}
 
 // solve solves, unless that was begun before.
 func (a *ahead) solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {

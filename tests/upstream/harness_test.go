@@ -22,7 +22,7 @@ import (
 // to do with how a worker keeps images, layers and results.
 func TestHarness(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts 45 daemons")
+		t.Skip("starts 42 daemons")
 	}
 	ours := integration.WithMatrix("frontend", map[string]any{"localfront": localfront})
 	both := integration.WithMatrix("frontend", map[string]any{"official": official, "localfront": localfront})
