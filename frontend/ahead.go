@@ -1,12 +1,11 @@
 package frontend
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
@@ -37,42 +36,60 @@ type ahead struct {
 
 	going sync.WaitGroup // whatever has been started
 
-	early atomic.Pointer[solving] // nil where nothing was begun, or once it was taken
+	mu    sync.Mutex
+	asked map[string]bool // what BuildKit's frontend has asked for, by the last op
+	early *solving        // nil where nothing was begun, or once it was taken
 }
+
+// errAsked says that BuildKit's frontend was quicker.
+var errAsked = errors.New("already asked for")
 
 // solving is a request that was made before BuildKit's frontend made it.
 type solving struct {
-	last []byte // of its definition
+	last string // op of its definition
 	done chan struct{}
 	res  *client.Result
 	err  error
 }
 
-// begin makes a request that is going to be made.
+// begin makes a request that is going to be made, unless it has been.
 func (a *ahead) begin(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
 	s := &solving{last: last(req.Definition), done: make(chan struct{})}
+	a.mu.Lock()
+	asked := a.asked[s.last]
+	if !asked {
+		a.early = s
+	}
+	a.mu.Unlock()
+	if asked {
+		return nil, errAsked
+	}
 	defer close(s.done)
-	a.early.Store(s)
 	s.res, s.err = a.load(ctx, req)
 	return s.res, s.err
 }
 
 // begun returns the request that was made ahead for req, once, nil if none was.
 func (a *ahead) begun(req client.SolveRequest) *solving {
-	s := a.early.Load()
-	if s == nil || !bytes.Equal(s.last, last(req.Definition)) || !a.early.CompareAndSwap(s, nil) {
+	key := last(req.Definition)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.early
+	if s == nil || s.last != key {
+		a.asked[key] = true
 		return nil
 	}
+	a.early = nil
 	return s
 }
 
 // last is the last op of a definition. It names the others by their digests, so
 // it tells one definition from another.
-func last(def *pb.Definition) []byte {
+func last(def *pb.Definition) string {
 	if ops := def.GetDef(); len(ops) > 0 {
-		return ops[len(ops)-1]
+		return string(ops[len(ops)-1])
 	}
-	return nil
+	return ""
 }
 
 // solve solves, unless that was begun before.

@@ -83,7 +83,7 @@ func decorate(c client.Client, opts options) *decorated {
 	d.localize = stores && (!provenance || opts.offline)
 	d.builder = &builderQueries{client: c, bopts: bopts, stores: stores, registryOnly: provenance && !opts.offline}
 	d.memory = newMemory(c, d.builder, opts.scope)
-	d.ahead = &ahead{client: c, opts: given, expect: d.expect}
+	d.ahead = &ahead{client: c, opts: given, expect: d.expect, asked: map[string]bool{}}
 	d.lock = newLock(d.bopts.Opts)
 	d.names = resolve.New(d.builder, d.memory, d.memory, resolve.Options{
 		Lock:     d.readLock,
