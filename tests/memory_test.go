@@ -24,6 +24,7 @@ import (
 func TestNoRequests(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
+	r.byImage = true
 	digest := r.push(t, "pinned:1", busybox(t, "pinned"))
 	onbuild := busybox(t, "onbuild", testimage.Config(onbuildCopy))
 	r.push(t, "onbuild:1", onbuild)

@@ -74,6 +74,7 @@ func TestNamed(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, worker testengine.Worker) {
 		r := newRig(t, testengine.Config{Worker: worker})
+		r.byImage = true
 		foo := testengine.BuildOpt{
 			Dockerfile: r.dockerfile("name=foo", "FROM REG/alpine:3.20", "COPY . /src", uuid, `ENV A=b`, `ONBUILD RUN echo triggered`),
 			Files:      map[string]string{"file": "foo's\n"}, Filename: "Dockerfile.foo",

@@ -144,6 +144,7 @@ func TestMaxAge(t *testing.T) {
 func TestProvenance(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
+	r.byImage = true // which is a material as well
 	for _, c := range []struct {
 		words, purl string
 		requests    int

@@ -8,6 +8,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/org/localfront/frontend"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
@@ -22,6 +23,7 @@ type rig struct {
 	*testengine.Buildkitd
 	reg      *testregistry.Registry
 	frontend string // localfront, pinned by digest
+	byImage  bool   // build by its image always, see tryBuild
 }
 
 // newRig starts a daemon of the given kind beside a registry that holds
@@ -63,16 +65,24 @@ func (r *rig) dockerfile(words string, lines ...string) string {
 	return strings.ReplaceAll(text, "REG/", r.reg.Host()+"/")
 }
 
-// tryBuild builds once.
+// tryBuild builds once, with localfront in this process where the Dockerfile is
+// its own: TestMatrix does everything with the image.
 func (r *rig) tryBuild(t *testing.T, opt testengine.BuildOpt) (*testengine.Result, error) {
 	t.Helper()
-	return testengine.Build(t.Context(), t, r.Buildkitd, opt)
+	if r.byImage || !strings.HasPrefix(opt.Dockerfile, "# syntax="+r.frontend) {
+		return testengine.Build(t.Context(), t, r.Buildkitd, opt)
+	}
+	return testengine.Run(t.Context(), t, r.Buildkitd, opt, frontend.Build)
 }
 
 // build builds once, which must succeed.
 func (r *rig) build(t *testing.T, opt testengine.BuildOpt) *testengine.Result {
 	t.Helper()
-	return testengine.MustBuild(t.Context(), t, r.Buildkitd, opt)
+	res, err := r.tryBuild(t, opt)
+	if err != nil {
+		t.Fatalf("build: %v\n%s", err, res)
+	}
+	return res
 }
 
 // requests are the requests for images other than localfront's since the last

@@ -67,13 +67,13 @@ func Build(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt) (*Resu
 }
 
 // Run runs a build in which frontend, in this process, takes the place of the
-// frontend image. What it returns is as with Build.
+// image that the Dockerfile's syntax line names. What it returns is as with
+// Build. A container for each build is most of what tests cost.
 func Run(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) (*Result, error) {
 	t.Helper()
 	return build(ctx, t, d, opt, func(c *client.Client, solve client.SolveOpt, ch chan *client.SolveStatus) (*client.SolveResponse, error) {
 		if _, ok := solve.FrontendAttrs["cmdline"]; !ok {
-			_, cmdline, _, _ := parser.DetectSyntax([]byte(opt.Dockerfile))
-			solve.FrontendAttrs["cmdline"] = cmdline
+			solve.FrontendAttrs["source"], solve.FrontendAttrs["cmdline"], _, _ = parser.DetectSyntax([]byte(opt.Dockerfile))
 		}
 		solve.Frontend = ""
 		return c.Build(ctx, solve, "", frontend, ch)

@@ -75,6 +75,7 @@ func (c *tally) next(n int) (m moment, late, ok bool) {
 func (r *rig) strike(t *testing.T, n int, b blow) *tally {
 	t.Helper()
 	rnd := random(t)
+	r.byImage = true
 	// The first build fetches the frontend and the base: the second is the
 	// measure of those that follow.
 	first, second := r.turn(0), r.turn(1)

@@ -118,6 +118,7 @@ func TestManyNames(t *testing.T) {
 func TestManyBuilds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testengine.Config{})
+	r.byImage = true
 	n := times(8, 100)
 	names := r.bases(t, 8)
 	m := r.meter(t)

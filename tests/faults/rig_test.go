@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/buildkit/client"
 
+	"github.com/org/localfront/frontend"
 	"github.com/org/localfront/internal/await"
 	"github.com/org/localfront/internal/testengine"
 	"github.com/org/localfront/internal/testimage"
@@ -27,6 +28,7 @@ type rig struct {
 	*testengine.Buildkitd
 	images   *testregistry.Registry
 	frontend string // localfront, pinned by digest
+	byImage  bool   // build by its image always, see build
 	official string // the official frontend
 }
 
@@ -34,7 +36,7 @@ type rig struct {
 func newRig(t *testing.T, config testengine.Config) *rig {
 	t.Helper()
 	own := testregistry.New(t)
-	r := &rig{images: testregistry.New(t)}
+	r := &rig{images: testregistry.New(t), byImage: *soak}
 	r.official, r.frontend = testengine.PushFrontends(t, own)
 	r.push(t, "base:1", "one")
 	config.Insecure = append(config.Insecure, own.Host(), r.images.Host())
@@ -78,7 +80,8 @@ func (o outcome) file(name string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// build builds once and exports what comes out to a directory.
+// build builds once and exports what comes out to a directory. Localfront is in
+// this process, unless its container is to be struck or the soak runs.
 func (r *rig) build(ctx context.Context, t *testing.T, opt testengine.BuildOpt) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("the build took longer than %s", bound))
@@ -86,7 +89,13 @@ func (r *rig) build(ctx context.Context, t *testing.T, opt testengine.BuildOpt) 
 	export, dir := testengine.ExportLocal(t)
 	opt.Exports = []client.ExportEntry{export}
 	start := time.Now()
-	res, err := testengine.Build(ctx, t, r.Buildkitd, opt)
+	var res *testengine.Result
+	var err error
+	if r.byImage || !strings.HasPrefix(opt.Dockerfile, "# syntax="+r.frontend) {
+		res, err = testengine.Build(ctx, t, r.Buildkitd, opt)
+	} else {
+		res, err = testengine.Run(ctx, t, r.Buildkitd, opt, frontend.Build)
+	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}

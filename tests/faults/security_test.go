@@ -183,6 +183,7 @@ func TestNoSecretIsKept(t *testing.T) {
 	t.Parallel()
 	r, official := newRig(t, testengine.Config{}), newRig(t, testengine.Config{})
 	official.frontend = official.official
+	r.byImage, official.byImage = true, true
 	ours, theirs := r.leaks(t, true), official.leaks(t, false)
 	for what := range canaries {
 		for where := range ours[what] {
