@@ -100,7 +100,7 @@ func TestNamesAtTheSameTime(t *testing.T) {
 	if err := eg.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "containers", len(b.Containers()), 2) // each name is looked up once: what it was built as
+	equal(t, "containers", len(b.Containers()), 4) // each name is looked up once: what it was built as, and memory
 }
 
 func TestOptionsAreOneCloneWithoutOurOwn(t *testing.T) {

@@ -88,7 +88,7 @@ func TestContainersOfAFirstLockedBuild(t *testing.T) {
 		first            []string // DIGEST stands for the key of the digest
 	}{
 		// Where the layers are seen here, that is remembered of the digest.
-		{name: "without provenance", first: []string{results, step, "DIGEST"}},
+		{name: "without provenance", first: []string{results, step, "DIGEST", "DIGEST"}},
 		// Images stay with their registry, so it does not matter where they are.
 		{name: "with provenance", provenance: "mode=min", first: []string{results, step}},
 	}

@@ -116,7 +116,7 @@ func TestUnreadableMemory(t *testing.T) {
 	b := fakegateway.NewBuilder()
 	b.Registry.Push(alpine, fakegateway.Image{})
 	b.Registry.Push("busybox", fakegateway.Image{Content: "busybox"})
-	b.Inject(fakegateway.Fault{Kind: fakegateway.Read, Match: "value of ", Err: errUnreachable})
+	b.Inject(fakegateway.Fault{Kind: fakegateway.Container, Match: "/agent", Err: errUnreachable})
 	build(t, b, dockerfile("FROM alpine:3.20 AS a\nRUN true\nFROM busybox\nCOPY --from=a / /\n"))
 	var warnings []string
 	for _, w := range b.Warnings() { // which of the two comes first is chance

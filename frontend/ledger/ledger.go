@@ -7,7 +7,7 @@
 // cache key (solver/llbsolver/ops/exec.go, CacheMap). So a write is a solve
 // with the value in ProxyEnv and the cache ignored, and a read is a solve of
 // the same vertex without either: a cache hit returns what was written last
-// and starts no container. Neither does a miss, see unwritten.
+// and starts no container.
 //
 // The ledger is a cache. It lives as long as the layers beside it, pruning the
 // builder empties it, and nothing breaks then. What a name means is decided
@@ -18,15 +18,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/gateway/client"
-	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
@@ -76,18 +73,6 @@ const maxFile = 1 << 20
 // order. NO_PROXY is left for the nonce.
 var proxyFields = [...]string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY"}
 
-// host is a host of an entry's vertex. Its address is no part of the cache key
-// either, and one that is none is refused before a container starts
-// (solver/llbsolver/ops/exec.go, Exec): a read gives it unwritten, so that what
-// was never written costs no container, and saves nothing that could hide a
-// write.
-const host = "entry"
-
-var (
-	written   = net.IPv4(127, 0, 0, 1)
-	unwritten = net.IP("unwritten") // in errors "?" and its bytes in hex
-)
-
 // ErrGoverned is returned by Read for a name that a source policy of this build
 // denies or puts another image in the place of.
 var ErrGoverned = errors.New("a source policy governs this name")
@@ -119,7 +104,6 @@ type Ledger struct {
 	platform ocispecs.Platform
 	caps     apicaps.CapSet
 	scope    string
-	refuses  bool          // a read of what was never written can be made to fail
 	turns    chan struct{} // holds one for each read or write under way
 }
 
@@ -137,9 +121,7 @@ func New(s Solver, guard Guard) (*Ledger, error) {
 		root:     llb.Scratch().File(llb.Mkfile("/agent", 0o555, bin), hidden("agent")...),
 		platform: p,
 		caps:     bopts.LLBCaps,
-		// Clients of engines without this show the vertices that others hide.
-		refuses: bopts.Caps.Supports(gwpb.CapGatewayEvaluate) == nil,
-		turns:   make(chan struct{}, atOnce),
+		turns:    make(chan struct{}, atOnce),
 	}, nil
 }
 
@@ -177,7 +159,7 @@ func (l *Ledger) key(name string) string {
 // a source policy of this build denies it or puts another in its place. It
 // costs nothing to know, see Guard.
 func (l *Ledger) Read(ctx context.Context, name, image string) (_ Entry, ok bool, _ error) {
-	req, err := l.entry(ctx, name, "")
+	req, err := l.request(ctx, name, "")
 	if err != nil {
 		return Entry{}, false, err
 	}
@@ -232,7 +214,7 @@ func (l *Ledger) Write(ctx context.Context, name string, e Entry) error {
 	if err != nil {
 		return err
 	}
-	req, err := l.entry(ctx, name, v)
+	req, err := l.request(ctx, name, v)
 	if err != nil {
 		return err
 	}
@@ -266,13 +248,10 @@ func (l *Ledger) solve(ctx context.Context, req client.SolveRequest, file string
 		return "", err
 	}
 	dt, err := ref.ReadFile(ctx, client.ReadRequest{Filename: file, Range: &client.FileRange{Length: maxFile}})
-	switch {
-	case err == nil:
-		return string(dt), nil
-	case strings.Contains(err.Error(), unwritten.String()):
-		return "", nil
+	if err != nil {
+		return "", cause(ctx, err)
 	}
-	return "", cause(ctx, err)
+	return string(dt), nil
 }
 
 // cause returns why ctx ended, if that is what err is about.
@@ -283,30 +262,20 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// entry returns what solves the vertex of a name's entry. With a value it
-// writes, without one it reads.
-func (l *Ledger) entry(ctx context.Context, name, value string) (client.SolveRequest, error) {
-	address := written
-	if value == "" && l.refuses {
-		address = unwritten
-	}
-	return l.request(ctx, name, value, llb.AddExtraHost(host, address))
-}
-
 // request returns what solves one key's vertex. With a value it writes, without
 // one it reads.
-func (l *Ledger) request(ctx context.Context, name, value string, more ...llb.RunOption) (client.SolveRequest, error) {
+func (l *Ledger) request(ctx context.Context, name, value string) (client.SolveRequest, error) {
 	does := "reads "
 	if value != "" {
 		does = "writes "
 	}
-	opts := append([]llb.RunOption{
+	opts := []llb.RunOption{
 		llb.Args([]string{"/agent", l.key(name)}),
 		llb.ReadonlyRootFS(),
 		llb.Network(pb.NetMode_NONE),
 		llb.Dir("/"),
 		llb.WithProxy(proxyEnv(value)),
-	}, more...)
+	}
 	for _, o := range hidden("ledger " + does + name) {
 		opts = append(opts, o)
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/gateway/client"
-	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/apicaps"
@@ -99,35 +98,6 @@ func TestReadsWhatWasWrittenLast(t *testing.T) {
 	}
 }
 
-func TestMissStartsNoContainer(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		name    string
-		without []apicaps.CapID
-		want    int
-	}{
-		{name: "today", want: 0},
-		{name: "20.10", without: []apicaps.CapID{gwpb.CapGatewayEvaluate}, want: 1},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			b := fakegateway.NewBuilder()
-			b.Without = tt.without
-			if _, ok := read(t, open(t, b)); ok {
-				t.Error("an empty ledger has an entry")
-			}
-			if c := b.Containers(); len(c) != tt.want {
-				t.Errorf("reading started %q, want %d", c, tt.want)
-			}
-			wrote(t, b, entry("one"))
-			if got, _ := read(t, open(t, b)); !cmp.Equal(got, entry("one")) {
-				t.Errorf("read %+v", got)
-			}
-		})
-	}
-}
-
 // A builder shares the vertex of a build that still runs: without the nonce it
 // would answer with what that build read.
 func TestReadsPastABuildThatRuns(t *testing.T) {
@@ -185,7 +155,7 @@ func agentOp(t *testing.T, def *pb.Definition) (*pb.Op, *pb.OpMetadata) {
 
 func request(t *testing.T, l *Ledger, name, value string) *pb.Definition {
 	t.Helper()
-	req, err := l.entry(t.Context(), name, value)
+	req, err := l.request(t.Context(), name, value)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,11 +227,7 @@ func TestNonceAndValueAreNoPartOfTheKey(t *testing.T) {
 		t.Error("two reads are one vertex")
 	}
 	for _, op := range []*pb.Op{one, two, three, other} {
-		// ops.ExecOp.CacheMap does this.
-		op.GetExec().Meta.ProxyEnv = nil
-		for _, h := range op.GetExec().Meta.ExtraHosts {
-			h.IP = ""
-		}
+		op.GetExec().Meta.ProxyEnv = nil // ops.ExecOp.CacheMap does this
 	}
 	if !one.EqualVT(two) || !one.EqualVT(three) {
 		t.Error("two requests for one name have different keys")
@@ -414,7 +380,7 @@ func (s superseding) Solve(ctx context.Context, _ client.SolveRequest) (*client.
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := s.other.entry(ctx, alpine, v)
+	theirs, err := s.other.request(ctx, alpine, v)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"path"
 	"slices"
 	"strings"
@@ -205,12 +204,6 @@ func needsFiles(op *pb.Op) bool { return op.GetExec() != nil || op.GetFile() != 
 // container starts a container on the results that are its inputs.
 func (s *Session) container(ctx context.Context, exec *pb.ExecOp, inputs []*result) (*result, error) {
 	args := exec.Meta.Args
-	// As frontend/gateway/container.ParseExtraHosts.
-	for _, h := range exec.Meta.ExtraHosts {
-		if net.ParseIP(h.IP) == nil {
-			return nil, fmt.Errorf("failed to parse IP %s", h.IP)
-		}
-	}
 	if err := s.builder.log.add(ctx, Call{Kind: Container, What: strings.Join(args, " ")}); err != nil {
 		return nil, err
 	}
