@@ -3,7 +3,10 @@ package testengine
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/localfront/internal/testimage"
 	"github.com/org/localfront/internal/testregistry"
@@ -47,9 +50,13 @@ func LocalfrontBinary(t testing.TB) string {
 	return binary
 }
 
+// images are those of frontends, by their binaries.
+var images sync.Map
+
 func pushFrontend(t testing.TB, reg *testregistry.Registry, name, binary string) string {
 	t.Helper()
-	img, err := testimage.Frontend(binary, nil)
+	made, _ := images.LoadOrStore(binary, sync.OnceValues(func() (v1.Image, error) { return testimage.Frontend(binary, nil) }))
+	img, err := made.(func() (v1.Image, error))()
 	if err != nil {
 		t.Fatal(err)
 	}

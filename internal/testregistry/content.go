@@ -204,6 +204,51 @@ func (s *blobStore) Put(_ context.Context, repo string, h v1.Hash, rc io.ReadClo
 	return nil
 }
 
+// layers are the layers of images that were pushed to any registry of this
+// process, by digest. Most tests push the same few, and some are large.
+var layers sync.Map
+
+// fill takes the layers of an image that is about to be pushed.
+func (s *blobStore) fill(repo string, img v1.Image) error {
+	all, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		h, err := l.Digest()
+		if err != nil {
+			return err
+		}
+		data, ok := layers.Load(h)
+		if !ok {
+			if data, err = compressed(l); err != nil {
+				return fmt.Errorf("read layer %s: %w", h, err)
+			}
+			layers.Store(h, data)
+		}
+		s.mu.Lock()
+		s.blobs[blobKey(repo, h)] = data.([]byte)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// compressed are the bytes of a layer as they are pushed.
+func compressed(l v1.Layer) ([]byte, error) {
+	size, err := l.Size()
+	if err != nil {
+		return nil, err
+	}
+	rc, err := l.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	data := make([]byte, size)
+	_, err = io.ReadFull(rc, data)
+	return data, err
+}
+
 // Delete implements registry.BlobDeleteHandler.
 func (s *blobStore) Delete(_ context.Context, repo string, h v1.Hash) error {
 	s.mu.Lock()

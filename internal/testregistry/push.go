@@ -27,7 +27,9 @@ func (r *Registry) Push(ref string, content remote.Taggable) (string, error) {
 	case v1.ImageIndex:
 		err = remote.WriteIndex(dst, c, r.direct())
 	case v1.Image:
-		err = remote.Write(dst, c, r.direct())
+		if err = r.blobs.fill(dst.Context().RepositoryStr(), c); err == nil {
+			err = remote.Write(dst, c, r.direct())
+		}
 	default:
 		err = fmt.Errorf("a %T is neither image nor index", content)
 	}
