@@ -25,7 +25,7 @@ func TestParity(t *testing.T) {
 		for _, folder := range []string{"good", "broken"} {
 			for i, c := range corpus(t, folder) {
 				t.Run(folder+"/"+c.name, func(t *testing.T) {
-					compare(t, sides, w.prepare(t, c), i%2 == 0, seen)
+					compare(t, sides, w.prepare(t, c), way{asksFirst: i%2 == 0, byImage: c.broken || i%4 < 2}, seen)
 				})
 			}
 		}
@@ -41,14 +41,14 @@ func TestParity(t *testing.T) {
 }
 
 // compare builds one case on both sides and holds their facts together.
-func compare(t *testing.T, sides [2]*side, st *stage, asksFirst bool, seen *lintSeen) {
+func compare(t *testing.T, sides [2]*side, st *stage, w way, seen *lintSeen) {
 	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
 	defer cancel()
 	var runs [2]*run
 	var errs [2]error
 	var wg sync.WaitGroup
 	for i, s := range sides {
-		wg.Go(func() { runs[i], errs[i] = s.build(ctx, st, asksFirst) })
+		wg.Go(func() { runs[i], errs[i] = s.build(ctx, st, w) })
 	}
 	wg.Wait()
 	for i, err := range errs {
