@@ -60,8 +60,8 @@ var (
 	dockers    = names(func(r row) bool { return !slices.Contains(buildkitds, r.name) })
 	buildx     = names(func(r row) bool { return r.driver != "DOCKER_BUILDKIT=1" })
 	kinds      = names(func(r row) bool { return r.name != "graph-container" })
-	// One of each client and daemon that calls may not be the same on.
-	callers = []string{"oci", "v0.12", "docker-container", "docker-20.10-buildx"}
+	// One of each daemon that calls may not be the same on.
+	callers = []string{"oci", "v0.12", "docker-20.10-buildx"}
 )
 
 func names(which func(row) bool) []string {

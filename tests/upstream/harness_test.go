@@ -17,16 +17,19 @@ import (
 	"github.com/org/localfront/internal/await"
 )
 
-// TestHarness runs each body on the OCI worker, with the official frontend too,
-// which shows that the body is right, and those on containerd's as well that have
-// to do with how a worker keeps images, layers and results.
+// TestHarness runs each body on the OCI worker, and those on containerd's as well
+// that have to do with how a worker keeps images, layers and results. With all of
+// suiteEnv each is run with the official frontend too, which shows that the body
+// is right.
 func TestHarness(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts 42 daemons")
+		t.Skip("starts a daemon for each body")
 	}
 	ours := integration.WithMatrix("frontend", map[string]any{"localfront": localfront})
-	both := integration.WithMatrix("frontend", map[string]any{"official": official, "localfront": localfront})
-	theirs := integration.WithMatrix("frontend", map[string]any{"official": official})
+	by := ours
+	if os.Getenv(suiteEnv) == "all" {
+		by = integration.WithMatrix("frontend", map[string]any{"official": official, "localfront": localfront})
+	}
 	anywhere := integration.TestFuncs(
 		testSecret, testSSH, testNamedContexts, testGitContext, testHTTPContext,
 		testRun, testCacheMount, testCacheInline, testCacheLocal, testSBOM, testProvenance,
@@ -37,11 +40,11 @@ func TestHarness(t *testing.T) {
 	)
 	workers.InitOCIWorker()
 	wantWorkers(t, "oci")
-	integration.Run(t, anywhere, both)
-	integration.Run(t, kept, theirs)
+	integration.Run(t, anywhere, by)
 	workers.InitContainerdWorker()
 	wantWorkers(t, "oci containerd")
-	integration.Run(t, append(kept, integration.TestFuncs(testOffline)...), ours)
+	integration.Run(t, kept, by)
+	integration.Run(t, integration.TestFuncs(testOffline), ours)
 }
 
 // wantWorkers fails where the harness would pass for want of a worker. One that

@@ -25,8 +25,9 @@ import (
 //
 //	go test -run TestSuite ./tests/upstream
 //		the tests of testdata/quick.txt with localfront
-//	LOCALFRONT_UPSTREAM=all go test -timeout 2h -run TestSuite ./tests/upstream
-//		every test, with the official frontend and with localfront
+//	LOCALFRONT_UPSTREAM=all go test -timeout 2h ./tests/upstream
+//		every test, with the official frontend and with localfront, and so
+//		TestHarness
 //	LOCALFRONT_UPSTREAM=TestX,TestY …
 //		the same for these tests
 //	LOCALFRONT_UPSTREAM=all … -args -update
