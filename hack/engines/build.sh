@@ -62,7 +62,7 @@ fresh() {
 }
 
 build() {
-	local module=$1 tools tool name
+	local module=$1 tools tool new
 	how "$module"
 	tools=$(cd "$here/$module" && go list tool)
 	# shellcheck disable=SC2086 # one word per tool
@@ -70,14 +70,18 @@ build() {
 		echo "engines: $module is up to date"
 		return
 	fi
+	echo "engines: building $module"
+	# All tools at once, since linking one takes a single processor. A running
+	# engine keeps its file: build beside it, then rename.
+	new=$bin/.$module.new
+	rm -rf "$new"
+	mkdir "$new"
+	# shellcheck disable=SC2086 # one word per tool
+	(cd "$here/$module" && CGO_ENABLED=$cgo go build -trimpath -ldflags "-s -w" "${flags[@]}" -o "$new/" $tools)
 	for tool in $tools; do
-		name=$(binary "$tool")
-		echo "engines: building $name ($module)"
-		# A running engine keeps its file: build beside it, then rename.
-		(cd "$here/$module" && CGO_ENABLED=$cgo go build -trimpath -ldflags "-s -w" "${flags[@]}" \
-			-o "$bin/.$name.new" "$tool")
-		mv "$bin/.$name.new" "$bin/$name"
+		mv "$new/${tool##*/}" "$bin/$(binary "$tool")"
 	done
+	rmdir "$new"
 	stamp "$module" >"$cache/stamps/$module"
 }
 
