@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(
-	busybox-static iproute2 iptables qemu-user-static runc shellcheck tini
+	busybox-static git iproute2 iptables qemu-user-static runc shellcheck tini
 	rootlesskit uidmap    # for a rootless buildkitd
 	libdevmapper1.02.1 # for Docker 20.10
 	gcc libc6-dev libseccomp-dev pkg-config # for a runc that is newer than Debian's

@@ -52,7 +52,6 @@ var refusals = []struct{ says, outcome string }{
 	{"Cache export is not supported for the docker driver", "not possible: the docker driver needs the containerd image store for it"},
 	{"for multi-node builds currently not supported", "not possible: buildx has it for one node only"},
 	{"unable to apply caps: operation not permitted", "not shown: it is allowed, and then wants capabilities that nobody has on the machine of these tests"},
-	{"unknown scheme git", "not shown: the image that this builder runs in here has no git"},
 }
 
 // try builds, and says why a client or builder refuses to.

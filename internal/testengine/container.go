@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -86,32 +88,67 @@ var builder struct {
 // builderImage is like moby/buildkit: a shell, the daemon and what it runs.
 func builderImage(t testing.TB) v1.Image {
 	t.Helper()
-	programs := map[string]string{
-		"buildctl":      Bin(t, "buildctl"),
-		"buildkit-runc": Bin(t, "docker/runc"), // Debian's is not static
-		"buildkitd":     Bin(t, "buildkitd"),
+	files := map[string]string{
+		"usr/bin/buildctl":      Bin(t, "buildctl"),
+		"usr/bin/buildkit-runc": Bin(t, "docker/runc"), // Debian's is not static
+		"usr/bin/buildkitd":     Bin(t, "buildkitd"),
 	}
-	builder.once.Do(func() { builder.img, builder.err = imageOf(programs) })
+	builder.once.Do(func() {
+		if builder.err = addGit(files); builder.err == nil {
+			builder.img, builder.err = imageOf(files)
+		}
+	})
 	if builder.err != nil {
 		t.Fatalf("make the builder's image: %v", builder.err)
 	}
 	return builder.img
 }
 
-// imageOf is busybox with programs, by name, in /usr/bin.
-func imageOf(programs map[string]string) (v1.Image, error) {
+// addGit adds the machine's git, what it fetches over http with, the libraries of
+// both, and the scripts that update submodules, at the paths that they have here.
+func addGit(files map[string]string) error {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command(git, "--exec-path").Output()
+	if err != nil {
+		return fmt.Errorf("git --exec-path: %w", err)
+	}
+	dir := strings.TrimSpace(string(out))
+	for _, script := range []string{"git-submodule", "git-sh-setup", "git-sh-i18n"} {
+		path := filepath.Join(dir, script)
+		files[strings.TrimPrefix(path, "/")] = path
+	}
+	for _, program := range []string{git, filepath.Join(dir, "git-remote-http")} {
+		files[strings.TrimPrefix(program, "/")] = program
+		libraries, err := exec.Command("ldd", program).Output()
+		if err != nil {
+			return fmt.Errorf("ldd %s: %w", program, err)
+		}
+		for field := range strings.FieldsSeq(string(libraries)) {
+			if filepath.IsAbs(field) {
+				files[strings.TrimPrefix(field, "/")] = field
+			}
+		}
+	}
+	return nil
+}
+
+// imageOf is busybox with programs and libraries, by their paths there.
+func imageOf(files map[string]string) (v1.Image, error) {
 	base, err := testimage.Busybox("linux/" + runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	for _, name := range slices.Sorted(maps.Keys(programs)) {
-		data, err := os.ReadFile(programs[name])
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		data, err := os.ReadFile(files[name])
 		if err != nil {
 			return nil, err
 		}
-		h := &tar.Header{Name: "usr/bin/" + name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(data)), ModTime: testimage.Created}
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(data)), ModTime: testimage.Created}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
