@@ -69,10 +69,10 @@ func (r *rig) dockerfile(words string, lines ...string) string {
 // its own: TestMatrix does everything with the image.
 func (r *rig) tryBuild(t *testing.T, opt testengine.BuildOpt) (*testengine.Result, error) {
 	t.Helper()
-	if r.byImage || !strings.HasPrefix(opt.Dockerfile, "# syntax="+r.frontend) {
+	if r.byImage {
 		return testengine.Build(t.Context(), t, r.Buildkitd, opt)
 	}
-	return testengine.Run(t.Context(), t, r.Buildkitd, opt, frontend.Build)
+	return testengine.BuildInside(t.Context(), t, r.Buildkitd, opt, r.frontend, frontend.Build)
 }
 
 // build builds once, which must succeed.

@@ -80,6 +80,16 @@ func Run(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend
 	})
 }
 
+// BuildInside is Run where the Dockerfile's syntax line names image, and Build
+// where it names another frontend or none.
+func BuildInside(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, image string, frontend gateway.BuildFunc) (*Result, error) {
+	t.Helper()
+	if named, _, _, _ := parser.DetectSyntax([]byte(opt.Dockerfile)); named != image {
+		return Build(ctx, t, d, opt)
+	}
+	return Run(ctx, t, d, opt, frontend)
+}
+
 // MustRun is Run for builds that have to succeed.
 func MustRun(ctx context.Context, t testing.TB, d *Buildkitd, opt BuildOpt, frontend gateway.BuildFunc) *Result {
 	t.Helper()

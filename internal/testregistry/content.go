@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -221,7 +222,12 @@ func (s *blobStore) fill(repo string, img v1.Image) error {
 		}
 		data, ok := layers.Load(h)
 		if !ok {
-			if data, err = compressed(l); err != nil {
+			rc, err := l.Compressed()
+			if err != nil {
+				return err
+			}
+			data, err = io.ReadAll(rc)
+			if err = errors.Join(err, rc.Close()); err != nil {
 				return fmt.Errorf("read layer %s: %w", h, err)
 			}
 			layers.Store(h, data)
@@ -231,22 +237,6 @@ func (s *blobStore) fill(repo string, img v1.Image) error {
 		s.mu.Unlock()
 	}
 	return nil
-}
-
-// compressed are the bytes of a layer as they are pushed.
-func compressed(l v1.Layer) ([]byte, error) {
-	size, err := l.Size()
-	if err != nil {
-		return nil, err
-	}
-	rc, err := l.Compressed()
-	if err != nil {
-		return nil, err
-	}
-	defer rc.Close()
-	data := make([]byte, size)
-	_, err = io.ReadFull(rc, data)
-	return data, err
 }
 
 // Delete implements registry.BlobDeleteHandler.

@@ -91,10 +91,10 @@ func (r *rig) build(ctx context.Context, t *testing.T, opt testengine.BuildOpt) 
 	start := time.Now()
 	var res *testengine.Result
 	var err error
-	if r.byImage || !strings.HasPrefix(opt.Dockerfile, "# syntax="+r.frontend) {
+	if r.byImage {
 		res, err = testengine.Build(ctx, t, r.Buildkitd, opt)
 	} else {
-		res, err = testengine.Run(ctx, t, r.Buildkitd, opt, frontend.Build)
+		res, err = testengine.BuildInside(ctx, t, r.Buildkitd, opt, r.frontend, frontend.Build)
 	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = fmt.Errorf("%w: %w", cause, err)

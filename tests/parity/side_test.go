@@ -79,14 +79,17 @@ func (s *side) build(ctx context.Context, st *stage, w way) (*run, error) {
 		return nil, err
 	}
 	defer sess.Close()
-	by := s.inside
-	if w.byImage || st.opts["attest:provenance"] != "" {
-		by = s.image // which is part of what provenance says of the build
+	by := func(image bool) gateway.BuildFunc {
+		// The image is part of what provenance says of the build.
+		if image || st.opts["attest:provenance"] != "" {
+			return s.image
+		}
+		return s.inside
 	}
 	if w.asksFirst {
 		s.ask(ctx, st, sess, r.facts, calls(st.broken)...)
 	}
-	first := s.solve(ctx, st, sess, by, export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
+	first := s.solve(ctx, st, sess, by(w.byImage), export{kind: client.ExporterOCI, attrs: s.exportAttrs(st)})
 	r.vertices = append(r.vertices, first.digests())
 	first.record("first", s.tell(st), r.facts)
 	if first.err == nil {
@@ -106,10 +109,7 @@ func (s *side) build(ctx context.Context, st *stage, w way) (*run, error) {
 	warm := func(title string, f facts) {
 		attrs := s.exportAttrs(st)
 		attrs["oci-mediatypes"] = "true"
-		if st.opts["attest:provenance"] == "" {
-			by = s.inside
-		}
-		built := s.solve(ctx, st, sess, by, export{kind: client.ExporterImage, attrs: attrs})
+		built := s.solve(ctx, st, sess, by(false), export{kind: client.ExporterImage, attrs: attrs})
 		built.record(title, s.tell(st), f)
 		r.vertices = append(r.vertices, built.digests())
 	}
